@@ -1,0 +1,45 @@
+# The newcomer's commands. What depends on what is Snakemake's business, not make's.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help env demo test check clean
+
+help:
+	@echo "make demo    set everything up and run the embedded data set, in minutes"
+	@echo "make test    set everything up and run all tests"
+	@echo "make check   linters and formatters"
+	@echo "make env     the environment alone, in $(VENV)"
+	@echo "make clean   remove the demo's results and data"
+
+env: $(VENV)/.complete
+
+# Made anew when the requirements change; the mark is set only after all went well.
+$(VENV)/.complete: requirements.txt constraints.txt envs/system_libraries.sh
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
+	PYTHON=$(PYTHON) sh envs/system_libraries.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    -r requirements.txt -c constraints.txt
+	@touch $@
+
+demo: env
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores
+	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --report report.html
+	@echo
+	@cat results/synthrooms/tables/val.md
+	@echo
+	@echo "Pictures and tables: report.html; meshes: results/synthrooms/fields/"
+
+test: env
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto
+
+check: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+clean:
+	rm -rf results resources report.html .snakemake

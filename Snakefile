@@ -1,0 +1,39 @@
+# From raw scans to semantics of 3D points nobody labelled, and to the numbers that a
+# paper would print. Which file needs which file stands in workflow/rules; what a step
+# computes, in stages/ and gnesf_core/.
+#
+#   snakemake --cores            bring the tables, meshes and pictures up to date
+#   snakemake --cores frames     one chapter only: frames targets meshes evaluation ...
+#   snakemake --report report.html
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: Path(workflow.current_basedir) / "config" / "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+
+
+rule all:
+    input:
+        results("frames/{scene}.h5", scene=SCENES),
+        results("targets/{scene}.h5", scene=SCENES),
+        results("tables/val.md"),
+        results("figures/val_classes.svg"),
+        results("figures/{field}/{scene}.png", field=FIELDS, scene=SPLITS["val"]),
+    message:
+        "Everything of {DATASET} is up to date"
+
+
+include: "workflow/rules/synthrooms.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/fields.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/targets.smk"

@@ -1,0 +1,112 @@
+"""Open a capture and its 2D labels by the name of its format.
+
+`scannet`: one `.sens` file, labels in `<scene>_2d-label-filt.zip` by ScanNet id.
+`replica`: a folder as Semantic-NeRF renders it, named by its `traj_w_c.txt`, labels in
+`semantic_class/` by class id. Both meet the 20 classes through a label map.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from gnesf_core.data.publish import sha256_of
+from gnesf_core.data.replica import ReplicaScan
+from gnesf_core.data.scan import Scan
+from gnesf_core.data.scannet import LabelZip
+from gnesf_core.data.sens import SensReader
+from gnesf_core.errors import BadInput
+from gnesf_core.labels import LabelMap
+from gnesf_core.shapes import UInt8
+
+
+def open_scan(format: str, path: Path) -> Scan:
+    """Open the raw capture at `path`; the caller closes it."""
+    if format == "scannet":
+        return SensReader(path)
+    if format == "replica":
+        return ReplicaScan(Path(path).parent)
+    raise BadInput(
+        path,
+        "format",
+        expected="scannet or replica",
+        found=format,
+        remedy="correct `format` of the data set in the config",
+    )
+
+
+class ScanNetLabels:
+    """ScanNet's rendered label images, mapped to the 20 classes."""
+
+    def __init__(self, archive: Path, label_map: LabelMap, scan: Scan) -> None:
+        self._zip = LabelZip(archive)
+        self._indices = set(self._zip.indices)
+        self._classes = label_map.train_ids_from_id
+        self._size = scan.info.color_height, scan.info.color_width
+        self._archive = archive
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w"] | None:
+        """Return class ids at the colour camera's size; None where none are kept."""
+        if index not in self._indices:
+            return None
+        ids = self._zip.read(index)
+        _check_size(self._archive, index, ids.shape, self._size)
+        return self._classes[ids]
+
+    def fingerprint(self) -> str:
+        """Return the digest of the archive."""
+        return sha256_of(self._archive)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+
+
+class ReplicaLabels:
+    """Replica's rendered class images, mapped to the 20 classes."""
+
+    def __init__(self, scan: ReplicaScan, label_map: LabelMap) -> None:
+        self._scan = scan
+        self._classes = label_map.train_ids_from_id
+
+    def read(self, index: int) -> UInt8[np.ndarray, "h w"] | None:
+        """Return class ids at the camera's size."""
+        return self._classes[self._scan.semantic_ids(index)]
+
+    def fingerprint(self) -> str:
+        """Return the digest of all class images."""
+        digest = hashlib.sha256()
+        for index in range(self._scan.info.frame_count):
+            digest.update(self._scan.semantic_ids(index).tobytes())
+        return digest.hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def open_labels(
+    format: str, archive: Path, label_map: LabelMap, scan: Scan
+) -> ScanNetLabels | ReplicaLabels:
+    """Open the 2D labels that belong to `scan`."""
+    if isinstance(scan, ReplicaScan):
+        return ReplicaLabels(scan, label_map)
+    return ScanNetLabels(archive, label_map, scan)
+
+
+def _check_size(
+    archive: Path, index: int, found: tuple[int, ...], expected: tuple[int, int]
+) -> None:
+    if found != expected:
+        raise BadInput(
+            archive,
+            f"label image {index}",
+            expected=f"{expected[1]}x{expected[0]} pixels, the colour camera's size",
+            found=f"{found[1]}x{found[0]}",
+            remedy="take the label archive that belongs to this release of the scan",
+        )

@@ -1,0 +1,213 @@
+"""The one HDF5 container of the project: checksummed, marked complete, self-describing.
+
+Files are written in the v1.10 format, whose metadata carries checksums, with fletcher32
+on every chunked data set: no single bit can change unnoticed. Reading goes through
+`Container`, which refuses files that are incomplete, of another kind or scene, or made
+from other inputs, and never follows links out of the file.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from gnesf_core.data.publish import publish
+from gnesf_core.errors import BadInput
+
+_REMEDY = "delete the file and run snakemake again"
+
+
+class ContainerWriter:
+    """Data sets and attributes of a file that is being made."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self.file = file
+        self._digest = hashlib.sha256()
+
+    def array(
+        self, name: str, values: np.ndarray, *, compress: bool = False
+    ) -> h5py.Dataset:
+        """Store a whole array; compress only where it pays."""
+        values = np.ascontiguousarray(values)
+        if values.size == 0:
+            dataset = self.file.create_dataset(name, data=values)
+        else:
+            options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+            dataset = self.file.create_dataset(
+                name,
+                data=values,
+                chunks=_chunk_shape(values.shape, values.dtype.itemsize),
+                fletcher32=True,
+                **(options if compress else {}),
+            )
+        self._account(name, values)
+        return dataset
+
+    def frames(
+        self, name: str, count: int, shape: tuple[int, ...], dtype: str
+    ) -> h5py.Dataset:
+        """Create a data set [count, *shape] of one compressed chunk per frame."""
+        return self.file.create_dataset(
+            name,
+            (count, *shape),
+            dtype,
+            chunks=(1, *shape),
+            compression="gzip",
+            compression_opts=1,
+            fletcher32=True,
+        )
+
+    def put(self, dataset: h5py.Dataset, index: int, values: np.ndarray) -> None:
+        """Write one frame of a data set made by `frames`."""
+        dataset[index] = values
+        self._account(f"{dataset.name}[{index}]", values)
+
+    def attributes(self, name: str, **values: Any) -> None:
+        """Attach plain values (numbers, strings) to a group or data set."""
+        for key, value in values.items():
+            self.file[name].attrs[key] = value
+            self._digest.update(f"{name}.{key}={value!r};".encode())
+
+    def account_bytes(self, name: str, data: bytes) -> None:
+        """Let bytes that were stored by other means take part in the fingerprint."""
+        self._digest.update(f"{name}:{len(data)};".encode())
+        self._digest.update(data)
+
+    def fingerprint(self) -> str:
+        """Return the digest of everything stored so far."""
+        return self._digest.hexdigest()
+
+    def _account(self, name: str, values: np.ndarray) -> None:
+        self._digest.update(f"{name}:{values.dtype}{values.shape};".encode())
+        self._digest.update(np.ascontiguousarray(values).data)
+
+
+@contextmanager
+def write_container(
+    path: Path, kind: str, scene: str, made_by: Mapping[str, Any]
+) -> Iterator[ContainerWriter]:
+    """Publish an HDF5 file of `kind` for `scene`; it is marked complete at the end."""
+    # Our own lock is on the temporary file already, and HDF5's would collide with it.
+    with (
+        publish(path) as temporary,
+        h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file,
+    ):
+        writer = ContainerWriter(file)
+        yield writer
+        file.attrs["kind"] = kind
+        file.attrs["scene"] = scene
+        file.attrs["provenance"] = json.dumps(made_by, sort_keys=True)
+        file.attrs["fingerprint"] = writer.fingerprint()
+        file.attrs["complete"] = 1
+
+
+class Container:
+    """A complete file of one kind, opened for reading."""
+
+    def __init__(self, path: Path, kind: str, scene: str | None = None) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            self._refuse("file", f"a {kind} file", "no such file")
+        try:
+            self.file = h5py.File(self.path, "r", locking=False)
+        except OSError as error:
+            self._refuse("file", "a readable HDF5 file", error)
+        try:
+            self._check(kind, scene)
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _check(self, kind: str, scene: str | None) -> None:
+        try:
+            attributes = dict(self.file.attrs)
+        except (OSError, RuntimeError) as error:
+            self._refuse("attributes", "readable attributes", error)
+        if attributes.get("complete") != 1:
+            self._refuse("attribute complete", "1", attributes.get("complete"))
+        if attributes.get("kind") != kind:
+            self._refuse("attribute kind", kind, attributes.get("kind"))
+        if scene is not None and attributes.get("scene") != scene:
+            self._refuse("attribute scene", scene, attributes.get("scene"))
+        self.scene = str(attributes["scene"])
+        self.fingerprint = str(attributes["fingerprint"])
+        self.provenance: dict[str, Any] = json.loads(attributes["provenance"])
+
+    def expect_input(self, role: str, fingerprint: str) -> None:
+        """Refuse this file if it was made from another `role` than the given one."""
+        recorded = self.provenance["inputs"].get(role)
+        if recorded != fingerprint:
+            self._refuse(
+                f"input {role}",
+                f"fingerprint {fingerprint[:12]}",
+                f"made from {str(recorded)[:12]}",
+            )
+
+    def dataset(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> Any:
+        """Return a data set after checking its type, its shape and that it is local.
+
+        `None` in `shape` stands for any length.
+        """
+        try:
+            link = self.file.get(name, getlink=True)
+            found = self.file[name] if isinstance(link, h5py.HardLink) else None
+        except (KeyError, OSError, RuntimeError) as error:
+            self._refuse(name, "a data set", error)
+        if not isinstance(found, h5py.Dataset):
+            self._refuse(name, "a data set in this file", type(link).__name__)
+        if found.external or found.is_virtual:
+            self._refuse(name, "data in this file", "data kept elsewhere")
+        fits = len(found.shape) == len(shape) and all(
+            want is None or want == have
+            for want, have in zip(shape, found.shape, strict=True)
+        )
+        if found.dtype != np.dtype(dtype) or not fits:
+            self._refuse(name, f"{dtype} {shape}", f"{found.dtype} {found.shape}")
+        return found
+
+    def array(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> np.ndarray:
+        """Read a whole data set, its checksum verified."""
+        return self.read(self.dataset(name, dtype, shape), ())
+
+    def read(self, dataset: h5py.Dataset, selection: Any) -> np.ndarray:
+        """Read part of a data set, its checksums verified."""
+        try:
+            return dataset[selection]
+        except (OSError, RuntimeError) as error:
+            self._refuse(dataset.name, "data that fit their checksum", error)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _refuse(self, place: str, expected: str, found: object) -> None:
+        raise BadInput(self.path, place, expected=expected, found=found, remedy=_REMEDY)
+
+
+def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Cut an array into chunks of about 256 KiB, whole along its last axes."""
+    budget = (1 << 18) // itemsize
+    chunk = list(shape)
+    for axis in range(len(shape)):
+        inner = int(np.prod(chunk[axis + 1 :]))
+        chunk[axis] = max(1, min(shape[axis], budget // max(inner, 1)))
+        if chunk[axis] > 1:
+            break
+    return tuple(chunk)

@@ -1,0 +1,52 @@
+"""What every result says about its own making.
+
+`inputs` maps a role ("frames", "scan") to the fingerprint of the very thing that was
+read, so that a reader can tell a result from one that was made of something else.
+"""
+
+import dataclasses
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+VERSION = "0.1.0"
+
+
+def provenance(
+    stage: str, recipe: Any, inputs: Mapping[str, str], seed: int | None = None
+) -> dict[str, Any]:
+    """Describe a result: who made it, by which recipe, of what, with what."""
+    return {
+        "stage": stage,
+        "recipe": recipe_values(recipe),
+        "recipe_sha256": recipe_digest(recipe),
+        "inputs": dict(inputs),
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "gnesf": VERSION,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "h5py": h5py.__version__,
+        },
+    }
+
+
+def recipe_values(recipe: Any) -> Any:
+    """Return the settings as plain JSON values."""
+    if dataclasses.is_dataclass(recipe) and not isinstance(recipe, type):
+        return dataclasses.asdict(recipe)
+    return recipe
+
+
+def recipe_digest(recipe: Any) -> str:
+    """Hash settings by value, whatever the order of their names."""
+    text = json.dumps(recipe_values(recipe), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,274 @@
+"""Every HDF5 layout of the project: the names, types and units of what is on disk.
+
+frames   one scene's kept frames: colour bytes untouched, depth, poses, labels
+targets  one scene's TSDF pyramid
+
+`docs/output.md` describes each field. Files are opened where they are used, in the
+process that uses them: an HDF5 handle does not survive a fork.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gnesf_core.data import images
+from gnesf_core.data.container import Container, ContainerWriter, write_container
+from gnesf_core.data.scan import ScanInfo
+from gnesf_core.shapes import Bool, Float32, Float64, Int64, UInt8
+
+INVALID_DEPTH = 65535  # sensors saturate to this; like 0 it means "no depth"
+
+# Why a raw frame can or cannot be used, in the order in which it is decided.
+FRAME_STATUS = (
+    "usable",
+    "pose is not finite",
+    "pose is not a rigid motion",
+    "colour is missing",
+    "colour cannot be decoded",
+    "depth is missing or empty",
+    "depth cannot be decoded",
+)
+USABLE = 0
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which raw frames are kept, and in which roles."""
+
+    index: Int64[np.ndarray, " kept"]  # raw frame numbers, ascending
+    is_key: Bool[np.ndarray, " kept"]
+    is_view: Bool[np.ndarray, " kept"]
+    fragments: Int64[np.ndarray, "fragments views"]  # positions in `index`; -1 = none
+
+
+class FramesWriter:
+    """Streams the kept frames of one scan into a `frames` file."""
+
+    def __init__(
+        self,
+        writer: ContainerWriter,
+        info: ScanInfo,
+        selection: Selection,
+        with_labels: bool,
+    ) -> None:
+        self._writer = writer
+        self._info = info
+        self._offsets = [0]
+        count = len(selection.index)
+        self._color = writer.file.create_dataset(
+            "color/bytes",
+            (0,),
+            "u1",
+            maxshape=(None,),
+            chunks=(1 << 16,),
+            fletcher32=True,
+        )
+        self._depth = writer.frames(
+            "depth/frames", count, (info.depth_height, info.depth_width), "<u2"
+        )
+        self._labels = None
+        if with_labels:
+            shape = (info.color_height, info.color_width)
+            self._labels = writer.frames("labels/frames", count, shape, "u1")
+
+    def add(
+        self,
+        color: bytes,
+        depth: bytes | np.ndarray,
+        labels: UInt8[np.ndarray, "h w"] | None,
+    ) -> None:
+        """Append one frame; `depth` is uint16 values or their zlib stream."""
+        position = len(self._offsets) - 1
+        start = self._offsets[-1]
+        self._color.resize((start + len(color),))
+        self._color[start:] = np.frombuffer(color, np.uint8)
+        self._writer.account_bytes(f"color[{position}]", color)
+        self._offsets.append(start + len(color))
+        if isinstance(depth, bytes):
+            self._copy_depth_stream(position, depth)
+        else:
+            self._writer.put(self._depth, position, depth)
+        if self._labels is not None and labels is not None:
+            self._writer.put(self._labels, position, labels)
+
+    def _copy_depth_stream(self, position: int, stream: bytes) -> None:
+        """Store a scan's zlib stream as the HDF5 chunk it would become, unchanged.
+
+        HDF5's deflate filter is a zlib stream too, so nothing is compressed twice.
+        Filter mask bit 1 skips fletcher32: the stream carries its own Adler-32.
+        """
+        self._depth.id.write_direct_chunk((position, 0, 0), stream, filter_mask=2)
+        self._writer.account_bytes(f"depth[{position}]", stream)
+
+    def finish(self) -> None:
+        """Write what is known only at the end."""
+        info = self._info
+        self._writer.array("color/offsets", np.asarray(self._offsets, np.int64))
+        self._writer.array("color/intrinsics", info.color_intrinsics)
+        self._writer.array("depth/intrinsics", info.depth_intrinsics)
+        self._writer.attributes(
+            "color",
+            encoding=info.color_encoding,
+            width=info.color_width,
+            height=info.color_height,
+        )
+        self._writer.attributes(
+            "depth",
+            units_per_metre=info.depth_units_per_metre,
+            invalid=INVALID_DEPTH,
+            width=info.depth_width,
+            height=info.depth_height,
+        )
+
+
+@contextmanager
+def write_frames(
+    path: Path,
+    scene: str,
+    info: ScanInfo,
+    raw_world_from_camera: Float64[np.ndarray, "raw 4 4"],
+    raw_status: UInt8[np.ndarray, " raw"],
+    selection: Selection,
+    with_labels: bool,
+    made_by: Mapping[str, Any],
+) -> Iterator[FramesWriter]:
+    """Publish a `frames` file; the block adds each kept frame in order."""
+    with write_container(path, "frames", scene, made_by) as writer:
+        writer.array("raw/world_from_camera", raw_world_from_camera, compress=True)
+        writer.array("raw/status", raw_status)
+        writer.attributes("raw", status_names=json.dumps(FRAME_STATUS))
+        writer.array("kept/index", selection.index)
+        poses = raw_world_from_camera[selection.index]
+        writer.array("kept/world_from_camera", poses)
+        writer.array("kept/is_key", selection.is_key.astype(np.uint8))
+        writer.array("kept/is_view", selection.is_view.astype(np.uint8))
+        writer.array("fragments", selection.fragments)
+        frames = FramesWriter(writer, info, selection, with_labels)
+        yield frames
+        frames.finish()
+
+
+class Frames(Container):
+    """The kept frames of one scene."""
+
+    def __init__(self, path: Path, scene: str | None = None) -> None:
+        super().__init__(path, "frames", scene)
+        array = self.array
+        self.raw_world_from_camera = array("raw/world_from_camera", "<f8", (None, 4, 4))
+        self.raw_status = array("raw/status", "u1", (len(self.raw_world_from_camera),))
+        self.index = array("kept/index", "<i8", (None,))
+        count = len(self.index)
+        self.world_from_camera = array("kept/world_from_camera", "<f8", (count, 4, 4))
+        self.is_key = array("kept/is_key", "u1", (count,)).astype(bool)
+        self.is_view = array("kept/is_view", "u1", (count,)).astype(bool)
+        self.fragments = array("fragments", "<i8", (None, None))
+        self.color_intrinsics = array("color/intrinsics", "<f8", (3, 3))
+        self.depth_intrinsics = array("depth/intrinsics", "<f8", (3, 3))
+        color, depth = self.file["color"].attrs, self.file["depth"].attrs
+        self.color_encoding = str(color["encoding"])
+        self.color_size = int(color["width"]), int(color["height"])
+        self.depth_size = int(depth["width"]), int(depth["height"])
+        self.depth_units_per_metre = float(depth["units_per_metre"])
+        self._offsets = array("color/offsets", "<i8", (count + 1,))
+        self._color = self.dataset("color/bytes", "u1", (int(self._offsets[-1]),))
+        width, height = self.depth_size
+        self._depth = self.dataset("depth/frames", "<u2", (count, height, width))
+        self._labels: h5py.Dataset | None = None
+        if "labels/frames" in self.file:
+            width, height = self.color_size
+            self._labels = self.dataset("labels/frames", "u1", (count, height, width))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def has_labels(self) -> bool:
+        """Tell whether the scene came with 2D labels."""
+        return self._labels is not None
+
+    def color_bytes(self, position: int) -> bytes:
+        """Return a kept frame's colour image as the scan encoded it."""
+        part = slice(self._offsets[position], self._offsets[position + 1])
+        return self.read(self._color, part).tobytes()
+
+    def color(self, position: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Decode a kept frame's colour image to RGB."""
+        where = (self.path, f"colour of frame {self.index[position]}")
+        data = self.color_bytes(position)
+        return images.decode_color(data, self.color_encoding, *self.color_size, where)
+
+    def depth_m(self, position: int) -> Float32[np.ndarray, "h w"]:
+        """Return a kept frame's depth in metres; 0 where there is none."""
+        units = self.read(self._depth, position)
+        return depth_in_metres(units, self.depth_units_per_metre)
+
+    def labels(self, position: int) -> UInt8[np.ndarray, "h w"]:
+        """Return a kept frame's class ids, at the colour camera's size."""
+        assert self._labels is not None
+        return self.read(self._labels, position)
+
+
+def depth_in_metres(
+    units: np.ndarray, units_per_metre: float
+) -> Float32[np.ndarray, "h w"]:
+    """Convert a sensor's integers to metres; saturated values become 0 (none)."""
+    depth_m = units.astype(np.float32) / np.float32(units_per_metre)
+    depth_m[units == INVALID_DEPTH] = 0
+    return depth_m
+
+
+@dataclass(frozen=True)
+class TargetLevel:
+    """One level of a TSDF pyramid."""
+
+    origin_world: Float64[np.ndarray, " 3"]  # centre of voxel (0, 0, 0)
+    voxel_size_m: float
+    truncation_m: float
+    tsdf: Float32[np.ndarray, "x y z"]  # in [-1, 1], positive in free space
+    weight: np.ndarray  # uint16 [x, y, z], views that observed the voxel
+
+
+def write_targets(
+    path: Path, scene: str, levels: Sequence[TargetLevel], made_by: Mapping[str, Any]
+) -> None:
+    """Publish a `targets` file, finest level first."""
+    with write_container(path, "targets", scene, made_by) as writer:
+        for number, level in enumerate(levels):
+            name = f"level{number}"
+            # float16 keeps 1/2048 of a truncation distance near the surface.
+            writer.array(f"{name}/tsdf", level.tsdf.astype(np.float16), compress=True)
+            writer.array(f"{name}/weight", level.weight, compress=True)
+            writer.array(f"{name}/origin_world", level.origin_world)
+            writer.attributes(
+                name,
+                voxel_size_m=level.voxel_size_m,
+                truncation_m=level.truncation_m,
+            )
+        writer.attributes("/", levels=len(levels))
+
+
+class Targets(Container):
+    """The TSDF pyramid of one scene."""
+
+    def __init__(self, path: Path, scene: str | None = None) -> None:
+        super().__init__(path, "targets", scene)
+        self.levels = int(self.file.attrs["levels"])
+
+    def level(self, number: int) -> TargetLevel:
+        """Read one level; 0 is the finest."""
+        name = f"level{number}"
+        attributes = self.dataset(f"{name}/tsdf", "<f2", (None, None, None)).parent
+        tsdf = self.array(f"{name}/tsdf", "<f2", (None, None, None))
+        return TargetLevel(
+            self.array(f"{name}/origin_world", "<f8", (3,)),
+            float(attributes.attrs["voxel_size_m"]),
+            float(attributes.attrs["truncation_m"]),
+            tsdf.astype(np.float32),
+            self.array(f"{name}/weight", "<u2", tsdf.shape),
+        )

@@ -1,0 +1,81 @@
+"""All scores of one scene, as plain values ready for JSON."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from gnesf_core.config import EvaluationConfig
+from gnesf_core.data.meshes import LabelledMesh
+from gnesf_core.data.store import Frames
+from gnesf_core.evaluation import depth, geometry, semantics
+from gnesf_core.geometry.raycast import make_caster
+from gnesf_core.shapes import Float, UInt8
+
+
+def score_scene(
+    predicted: LabelledMesh,
+    truth_vertices: Float[np.ndarray, "n 3"],
+    truth_labels: UInt8[np.ndarray, " n"],
+    frames: Frames,
+    config: EvaluationConfig,
+) -> dict[str, object]:
+    """Compare a labelled mesh with the true vertices and with the sensor's depth."""
+    labels = semantics.transfer_labels(
+        truth_vertices, predicted.vertices_world, predicted.label
+    )
+    counts = semantics.confusion(truth_labels, labels)
+    return {
+        "vertices_truth": len(truth_vertices),
+        "vertices_predicted": len(predicted.vertices_world),
+        "confusion": counts.tolist(),
+        "semantics": semantics.scannet_scores(counts),
+        "geometry": _geometry(predicted, truth_vertices, frames, config),
+        "depth": _depth(predicted, frames, config),
+    }
+
+
+def _geometry(
+    predicted: LabelledMesh,
+    truth_vertices: Float[np.ndarray, "n 3"],
+    frames: Frames,
+    config: EvaluationConfig,
+) -> dict[str, object]:
+    """Score the surface whole, and trimmed to what the depth camera saw."""
+
+    def seen(points: np.ndarray) -> np.ndarray:
+        chosen = geometry.seen_by_cameras(
+            points, _views(frames), config.trim_tolerance_m, config.depth_max_m
+        )
+        return points[chosen]
+
+    vertices = predicted.vertices_world.astype(np.float64)
+    return {
+        "whole": geometry.surface_scores(vertices, truth_vertices, config),
+        "trimmed": geometry.surface_scores(
+            seen(vertices), seen(truth_vertices), config
+        ),
+    }
+
+
+def _depth(
+    predicted: LabelledMesh, frames: Frames, config: EvaluationConfig
+) -> dict[str, object]:
+    """Compare depth cast off the mesh with the sensor's, over all kept frames."""
+    caster = make_caster(predicted.vertices_world, predicted.faces)
+    scores = []
+    for measured, intrinsics, world_from_camera in _views(frames):
+        height, width = measured.shape
+        rendered = depth.render_depth(
+            caster, intrinsics, world_from_camera, width, height
+        )
+        scores.append(depth.depth_scores(rendered, measured, config))
+    return depth.mean_over_frames(scores)
+
+
+def _views(frames: Frames) -> Iterator[geometry.View]:
+    for position in range(len(frames)):
+        yield (
+            frames.depth_m(position),
+            frames.depth_intrinsics,
+            frames.world_from_camera[position],
+        )

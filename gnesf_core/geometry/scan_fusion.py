@@ -1,0 +1,115 @@
+"""Stream the depth of a whole scan into a TSDF pyramid, memory flat."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from gnesf_core.config import TargetsConfig
+from gnesf_core.data import store
+from gnesf_core.data.scan import Scan
+from gnesf_core.errors import BadInput
+from gnesf_core.geometry import tsdf
+from gnesf_core.shapes import Float32, Float64, Int64
+
+log = logging.getLogger(__name__)
+
+_BATCH = 16  # frames per call of `fuse`: a block of voxels stays in cache meanwhile
+_BOUNDS_FRAMES = 200  # evenly spread; as many as NeuralRecon looks at
+_REPORT_SECONDS = 10.0
+
+
+def fuse_scan(
+    scan: Scan, frames: store.Frames, config: TargetsConfig, device: str = "cpu"
+) -> list[store.TargetLevel]:
+    """Fuse every usable frame of `scan`; finest level first."""
+    _check_same(scan, frames)
+    usable = np.flatnonzero(frames.raw_status == store.USABLE)
+    lower, upper = _bounds(scan, usable, config.max_depth_m)
+    volumes = [
+        tsdf.TsdfVolume.empty(
+            grid, config.truncation_voxels * grid.voxel_size_m, device
+        )
+        for grid in tsdf.pyramid_grids(lower, upper, config)
+    ]
+    started = reported = time.monotonic()
+    done = 0
+    for depth_m, poses in _batches(scan, usable):
+        tsdf.fuse(
+            volumes, depth_m, scan.info.depth_intrinsics, poses, config.max_depth_m
+        )
+        done += len(poses)
+        now = time.monotonic()
+        if now - reported > _REPORT_SECONDS:
+            rate, reported = done / (now - started), now
+            left = (len(usable) - done) / rate
+            log.info("%d/%d frames, %.0f/s, %.0f s left", done, len(usable), rate, left)
+    log.info("fused %d frames into %s voxels", done, volumes[0].grid.shape)
+    return [_level(volume) for volume in volumes]
+
+
+def _check_same(scan: Scan, frames: store.Frames) -> None:
+    """Refuse a scan that the frames were not taken from."""
+    recorded = frames.raw_world_from_camera
+    if scan.world_from_camera.shape == recorded.shape and np.array_equal(
+        scan.world_from_camera, recorded, equal_nan=True
+    ):
+        return
+    raise BadInput(
+        scan.info.path,
+        "poses",
+        expected=f"those recorded in {frames.path}",
+        found="others",
+        remedy="delete the frames file and run snakemake again",
+    )
+
+
+def _bounds(
+    scan: Scan, usable: Int64[np.ndarray, " frames"], max_depth_m: float
+) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, " 3"]]:
+    """Enclose all measured points of frames spread evenly over the scan."""
+    stride = -(-len(usable) // _BOUNDS_FRAMES)
+    lower, upper = np.full(3, np.inf), np.full(3, -np.inf)
+    for index in usable[:: max(stride, 1)].tolist():
+        low, high = tsdf.depth_bounds(
+            _depth_m(scan, index),
+            scan.info.depth_intrinsics,
+            scan.world_from_camera[index],
+            max_depth_m,
+        )
+        lower, upper = np.fmin(lower, low), np.fmax(upper, high)
+    if not np.isfinite(lower).all():
+        raise BadInput(
+            scan.info.path,
+            "depth",
+            expected=f"measurements closer than {max_depth_m} m",
+            found="none",
+            remedy="raise targets.max_depth_m, or take the scene out of its list",
+        )
+    return lower, upper
+
+
+def _batches(
+    scan: Scan, usable: Int64[np.ndarray, " frames"]
+) -> Iterator[tuple[Float32[np.ndarray, "b h w"], Float64[np.ndarray, "b 4 4"]]]:
+    for start in range(0, len(usable), _BATCH):
+        part = usable[start : start + _BATCH]
+        depth_m = np.stack([_depth_m(scan, index) for index in part.tolist()])
+        yield depth_m, scan.world_from_camera[part]
+
+
+def _depth_m(scan: Scan, index: int) -> Float32[np.ndarray, "h w"]:
+    units = scan.decode_depth(index)
+    return store.depth_in_metres(units, scan.info.depth_units_per_metre)
+
+
+def _level(volume: tsdf.TsdfVolume) -> store.TargetLevel:
+    weight = volume.weight.cpu().numpy()
+    return store.TargetLevel(
+        volume.grid.origin_world,
+        volume.grid.voxel_size_m,
+        volume.truncation_m,
+        volume.tsdf.cpu().numpy(),
+        np.minimum(weight, 65535).astype(np.uint16),
+    )

@@ -1,0 +1,130 @@
+"""Turn a stage's `main` into a command: its signature is the command line.
+
+`Path`, `str`, `int`, `float` and `list[Path]` become options; a settings dataclass is
+given as JSON. Options with a default are optional. Exit status: 0 done, 1 a bug (with
+a traceback), 2 wrong usage, 3 data that cannot be used (one line, no traceback).
+"""
+
+import argparse
+import dataclasses
+import inspect
+import json
+import logging
+import os
+import sys
+import time
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gnesf_core.errors import BadInput
+
+log = logging.getLogger("stages")
+
+EXIT_BAD_DATA = 3
+
+
+def run(main: Callable[..., None]) -> None:
+    """Parse the command line, run `main`, report trouble in one line."""
+    arguments = _parse(main)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    torch.set_num_threads(_threads())
+    os.environ.setdefault("NUMBA_NUM_THREADS", str(_threads()))
+    name = Path(sys.argv[0]).stem
+    log.info("%s: torch %s, %d threads", name, torch.__version__, _threads())
+    started = time.monotonic()
+    try:
+        main(**_convert(main, arguments))
+    except BadInput as error:
+        log.error("%s", error)
+        sys.exit(EXIT_BAD_DATA)
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        log.error("%s: %s", error.filename, error.strerror)
+        sys.exit(EXIT_BAD_DATA)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        log.error("%s: %s", error.filename or "output", os.strerror(error.errno))
+        sys.exit(EXIT_BAD_DATA)
+    log.info("%s: done in %.1f s", name, time.monotonic() - started)
+
+
+def device() -> str:
+    """Name the device that heavy stages run on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _threads() -> int:
+    """Follow the scheduler's thread count, so that parallel jobs do not crowd."""
+    return int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
+
+
+def _parse(main: Callable[..., None]) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=inspect.getdoc(main))
+    for name, parameter in inspect.signature(main).parameters.items():
+        kind = _required_type(parameter.annotation)
+        many = typing.get_origin(kind) is list
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            required=parameter.default is parameter.empty,
+            nargs="*" if many else None,
+            default=argparse.SUPPRESS,
+        )
+    return vars(parser.parse_args())
+
+
+def _convert(main: Callable[..., None], arguments: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(main).parameters
+    return {
+        name: _value(name, _required_type(parameters[name].annotation), text)
+        for name, text in arguments.items()
+    }
+
+
+def _required_type(annotation: Any) -> Any:
+    """Return T for `T | None`."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        kinds = [k for k in typing.get_args(annotation) if k is not types.NoneType]
+        return kinds[0]
+    return annotation
+
+
+def _value(name: str, kind: Any, text: Any) -> Any:
+    if typing.get_origin(kind) is list:
+        return [typing.get_args(kind)[0](item) for item in text]
+    if dataclasses.is_dataclass(kind):
+        return settings(kind, text, f"--{name}")
+    if typing.get_origin(kind) is dict or kind is dict:
+        return json.loads(text)
+    return kind(text)
+
+
+def settings(kind: Any, text: str, place: str) -> Any:
+    """Build a settings dataclass from JSON; name the key that is wrong."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInput(
+            "command line", place, expected="JSON", found=error, remedy="quote it"
+        ) from None
+    if not isinstance(values, dict) or set(values) != names:
+        given = set(values) if isinstance(values, dict) else set()
+        raise BadInput(
+            "command line",
+            place,
+            expected=f"the keys of {kind.__name__}",
+            found=f"missing {sorted(names - given)}, unknown {sorted(given - names)}",
+            remedy="take them from config/config.yaml",
+        )
+    return kind(**values)

@@ -1,0 +1,41 @@
+"""Copy the frames worth keeping of one raw scan into one file."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from gnesf_core.config import FramesConfig
+from gnesf_core.data.captures import open_labels, open_scan
+from gnesf_core.data.extraction import extract
+from gnesf_core.data.provenance import provenance
+from gnesf_core.labels import LabelMap
+from stages.cli import run
+
+
+def main(
+    scan: Path,
+    out: Path,
+    scene: str,
+    format: str,
+    config: FramesConfig,
+    labels: Path | None = None,
+    label_map: Path | None = None,
+    label_map_sha256: list[str] | None = None,
+) -> None:
+    """Decide which frames of `scan` are usable, key frames or views, and store them."""
+    with ExitStack() as stack:
+        source = open_scan(format, scan)
+        stack.callback(source.close)
+        inputs = {"scan": source.sha256()}
+        label_source = None
+        if labels is not None and label_map is not None:
+            classes = LabelMap.read(label_map, tuple(label_map_sha256 or ()))
+            label_source = stack.enter_context(
+                open_labels(format, labels, classes, source)
+            )
+            inputs["labels"] = label_source.fingerprint()
+        made_by = provenance("extract_frames", config, inputs)
+        extract(out, source, scene, label_source, config, made_by)
+
+
+if __name__ == "__main__":
+    run(main)

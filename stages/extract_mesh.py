@@ -1,0 +1,30 @@
+"""Turn one scene's field into a labelled mesh."""
+
+import importlib
+from pathlib import Path
+
+from gnesf_core.data import meshes, store
+from gnesf_core.data.provenance import provenance
+from gnesf_core.geometry.mesh import extract_surface
+from gnesf_core.geometry.tsdf import Grid
+from stages.cli import run, settings
+
+
+def main(frames: Path, targets: Path, out: Path, module: str, recipe: str) -> None:
+    """Label the fused surface of `targets` by the field in `gnesf_core.fields`."""
+    field = importlib.import_module(f"gnesf_core.fields.{module}")
+    config = settings(field.Settings, recipe, "--recipe")
+    with store.Frames(frames) as kept, store.Targets(targets, kept.scene) as fused:
+        fused.expect_input("frames", kept.fingerprint)
+        level = fused.level(0)
+        grid = Grid(level.origin_world, level.voxel_size_m, level.tsdf.shape)
+        vertices, faces = extract_surface(level.tsdf, level.weight, grid)
+        label, confidence, color = field.label_points(vertices, kept, config)
+        mesh = meshes.LabelledMesh(vertices, faces, label, confidence, color)
+        inputs = {"frames": kept.fingerprint, "targets": fused.fingerprint}
+        made_by = provenance("extract_mesh", {module: config}, inputs)
+        meshes.write_mesh(out, kept.scene, mesh, made_by)
+
+
+if __name__ == "__main__":
+    run(main)

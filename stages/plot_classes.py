@@ -1,0 +1,36 @@
+"""Draw intersection over union per class."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from gnesf_core.data.publish import publish
+from stages.cli import run
+from stages.plot_style import INKS, plt
+
+
+def main(classes: Path, out: Path) -> None:
+    """Draw one bar per class and field, best class of the first field on top."""
+    table = pd.read_csv(classes).pivot(index="name", columns="field", values="iou")
+    fields = list(pd.read_csv(classes)["field"].unique())
+    table = table[fields].sort_values(fields[0], na_position="first")
+    figure, axes = plt.subplots(figsize=(6, 1 + 0.24 * len(table) * len(fields)))
+    height = 0.8 / len(fields)
+    for number, field in enumerate(fields):
+        offsets = [row - 0.4 + height * (number + 0.5) for row in range(len(table))]
+        bars = axes.barh(
+            offsets, 100 * table[field].fillna(0), height, color=INKS[number],
+            label=field,
+        )  # fmt: skip
+        texts = ["absent" if pd.isna(v) else f"{100 * v:.0f}" for v in table[field]]
+        axes.bar_label(bars, texts, padding=2, fontsize=7)
+    axes.set_yticks(range(len(table)), table.index)
+    axes.set_xlim(0, 105)
+    axes.set_xlabel("IoU, percent")
+    axes.legend(loc="lower right", frameon=False)
+    with publish(out) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,23 @@
+"""One look for all figures."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+# Told apart by people with any colour vision, and in print (Okabe and Ito).
+INKS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+
+plt.rcParams.update(
+    {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.grid.axis": "x",
+        "grid.color": "#dddddd",
+        "axes.axisbelow": True,
+        "figure.constrained_layout.use": True,
+        "svg.hashsalt": "gnesf",  # equal tables give equal files
+    }
+)

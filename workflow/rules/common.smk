@@ -1,0 +1,141 @@
+import json
+import os
+import shlex
+import sys
+
+from snakemake.utils import validate
+
+ROOT = Path(workflow.current_basedir).parent.parent
+sys.path.insert(0, str(ROOT / "workflow"))
+
+from code_digest import CodeDigest
+from scenes import read_splits
+
+validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.yaml"))
+
+DATASET = config["dataset"]
+if DATASET not in config["datasets"]:
+    raise WorkflowError(
+        f"config: dataset: expected one of {sorted(config['datasets'])}, "
+        f"found {DATASET!r}; remedy: describe it under `datasets`"
+    )
+SPLITS = read_splits(DATASET, config)
+SCENES = [scene for scenes in SPLITS.values() for scene in scenes]
+# Scenes whose labels may be read; those of the test split carry none.
+LABELLED = set(SPLITS["train"]) | set(SPLITS["val"])
+FIELDS = list(config["fields"])
+RESULTS = "results/{dataset}"
+SYNTHROOMS = config["datasets"]["synthrooms"]["root"]
+
+_digest = CodeDigest(ROOT)
+
+# Stages find their packages from any --directory, and parallel jobs do not crowd the
+# cores: each gets the threads that its rule asked for.
+shell.prefix(
+    f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(ROOT))} PYTHONNOUSERSITE=1; "
+)
+
+
+# A name is a plain word: it cannot climb out of a folder or speak to a shell.
+wildcard_constraints:
+    dataset=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+    scene=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+    field=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+    split=r"train|val|test",
+
+
+def code(*roots):
+    """Digest what a rule's stage (and its recipe's module) really runs."""
+    return _digest.of(*(f"stages.{roots[0]}", *roots[1:]))
+
+
+def settings(section):
+    """Hand one section of the config to a stage, which sees nothing else of it."""
+    return json.dumps(config[section], sort_keys=True)
+
+
+def results(pattern, **names):
+    """Name result files of the chosen data set."""
+    return expand(f"results/{DATASET}/{pattern}", **names)
+
+
+def raw(wildcards, suffix):
+    """Name a file of a ScanNet-format scan; test scans live in their own folder."""
+    dataset = config["datasets"][wildcards.dataset]
+    scans = dataset.get("scans_test", "scans")
+    folder = "scans" if wildcards.scene in LABELLED else scans
+    return f"{dataset['root']}/{folder}/{wildcards.scene}/{wildcards.scene}{suffix}"
+
+
+def raw_scan(wildcards):
+    """Name the file by which a scan is opened."""
+    dataset = config["datasets"][wildcards.dataset]
+    if dataset["format"] == "replica":
+        return f"{dataset['root']}/{wildcards.scene}/traj_w_c.txt"
+    return raw(wildcards, ".sens")
+
+
+def raw_labels(wildcards):
+    """Name the files that 2D labels are read from; none for scenes without labels."""
+    dataset = config["datasets"][wildcards.dataset]
+    if wildcards.scene not in LABELLED or "label_map" not in dataset:
+        return {}
+    if dataset["format"] == "replica":
+        return {"label_map": dataset["label_map"]}
+    return {
+        "labels": raw(wildcards, "_2d-label-filt.zip"),
+        "label_map": dataset["label_map"],
+    }
+
+
+def label_options(wildcards, input):
+    """Turn the label files into options of a stage."""
+    if "label_map" not in input.keys():
+        return ""
+    accepted = config["datasets"][wildcards.dataset].get("label_map_sha256", [])
+    words = ["--labels", input.get("labels", input.scan)]
+    words += ["--label-map", input.label_map]
+    words += ["--label-map-sha256", *accepted] if accepted else []
+    return shlex.join(words)
+
+
+def raw_mesh(wildcards):
+    return raw(wildcards, "_vh_clean_2.ply")
+
+
+def raw_mesh_labels(wildcards):
+    return raw(wildcards, "_vh_clean_2.labels.ply")
+
+
+def scan_format(wildcards):
+    return config["datasets"][wildcards.dataset]["format"]
+
+
+def field_module(wildcards):
+    return config["fields"][wildcards.field]["module"]
+
+
+def field_settings(wildcards):
+    return json.dumps(config["fields"][wildcards.field]["settings"], sort_keys=True)
+
+
+def field_code(wildcards):
+    return code("extract_mesh", f"gnesf_core.fields.{field_module(wildcards)}")
+
+
+def submission_texts(wildcards):
+    return expand(
+        "results/{dataset}/fields/{field}/submission/{scene}.txt",
+        dataset=wildcards.dataset,
+        field=wildcards.field,
+        scene=SPLITS[wildcards.split],
+    )
+
+
+def split_scores(wildcards):
+    return expand(
+        "results/{dataset}/fields/{field}/{scene}.json",
+        dataset=wildcards.dataset,
+        field=FIELDS,
+        scene=SPLITS[wildcards.split],
+    )

@@ -1,0 +1,56 @@
+# Raw scan -> kept frames -> training targets, one file per scene each.
+
+
+rule extract_frames:
+    input:
+        unpack(raw_labels),
+        scan=raw_scan,
+    output:
+        "results/{dataset}/frames/{scene}.h5",
+    log:
+        "results/{dataset}/logs/extract_frames/{scene}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/extract_frames/{scene}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("extract_frames"),
+        config=settings("frames"),
+        format=scan_format,
+        labels=label_options,
+    message:
+        "Extracting the frames of {wildcards.scene}"
+    shell:
+        "python -m stages.extract_frames --scan {input.scan:q} --out {output:q}"
+        " --scene {wildcards.scene:q} --format {params.format:q} {params.labels}"
+        " --config {params.config:q} > {log:q} 2>&1"
+
+
+rule fuse_targets:
+    input:
+        scan=raw_scan,
+        frames="results/{dataset}/frames/{scene}.h5",
+    output:
+        "results/{dataset}/targets/{scene}.h5",
+    log:
+        "results/{dataset}/logs/fuse_targets/{scene}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/fuse_targets/{scene}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=3000,
+        runtime=20,
+    params:
+        code=code("fuse_targets"),
+        config=settings("targets"),
+        format=scan_format,
+    message:
+        "Fusing the depth of {wildcards.scene}"
+    shell:
+        "python -m stages.fuse_targets --scan {input.scan:q} --frames {input.frames:q}"
+        " --out {output:q} --format {params.format:q}"
+        " --config {params.config:q} > {log:q} 2>&1"

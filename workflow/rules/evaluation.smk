@@ -1,0 +1,109 @@
+# Scores per scene (integer counts), then tables (sums before ratios), then pictures.
+
+
+rule evaluate_scene:
+    input:
+        mesh="results/{dataset}/fields/{field}/{scene}.ply",
+        truth=raw_mesh_labels,
+        frames="results/{dataset}/frames/{scene}.h5",
+    output:
+        "results/{dataset}/fields/{field}/{scene}.json",
+    log:
+        "results/{dataset}/logs/evaluate_scene/{field}/{scene}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/evaluate_scene/{field}/{scene}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        code=code("evaluate_scene"),
+        config=settings("evaluation"),
+    message:
+        "Scoring {wildcards.field} on {wildcards.scene}"
+    shell:
+        "python -m stages.evaluate_scene --mesh {input.mesh:q} --truth {input.truth:q}"
+        " --frames {input.frames:q} --out {output:q} --field {wildcards.field:q}"
+        " --config {params.config:q} > {log:q} 2>&1"
+
+
+rule summarize:
+    input:
+        split_scores,
+    output:
+        markdown=report(
+            "results/{dataset}/tables/{split}.md",
+            caption="../report/table.rst",
+            category="Summary",
+            labels={"split": "{split}", "table": "all fields"},
+        ),
+        fields="results/{dataset}/tables/{split}.csv",
+        classes="results/{dataset}/tables/{split}_classes.csv",
+        scenes="results/{dataset}/tables/{split}_scenes.csv",
+    log:
+        "results/{dataset}/logs/summarize/{split}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/summarize/{split}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        code=code("summarize"),
+    message:
+        "Summing up the {wildcards.split} split of {wildcards.dataset}"
+    shell:
+        "python -m stages.summarize --scores {input:q} --dataset {wildcards.dataset:q}"
+        " --split {wildcards.split:q} --fields {output.fields:q}"
+        " --classes {output.classes:q} --scenes {output.scenes:q}"
+        " --markdown {output.markdown:q} > {log:q} 2>&1"
+
+
+rule plot_classes:
+    input:
+        "results/{dataset}/tables/{split}_classes.csv",
+    output:
+        report(
+            "results/{dataset}/figures/{split}_classes.svg",
+            caption="../report/classes.rst",
+            category="Semantics",
+            labels={"split": "{split}", "figure": "IoU per class"},
+        ),
+    log:
+        "results/{dataset}/logs/plot_classes/{split}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/plot_classes/{split}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        code=code("plot_classes"),
+    message:
+        "Drawing the classes of {wildcards.split}"
+    shell:
+        "python -m stages.plot_classes --classes {input:q} --out {output:q}"
+        " > {log:q} 2>&1"
+
+
+rule plot_scene:
+    input:
+        mesh="results/{dataset}/fields/{field}/{scene}.ply",
+        truth=raw_mesh_labels,
+    output:
+        report(
+            "results/{dataset}/figures/{field}/{scene}.png",
+            caption="../report/scene.rst",
+            category="Scenes",
+            labels={"field": "{field}", "scene": "{scene}"},
+        ),
+    log:
+        "results/{dataset}/logs/plot_scene/{field}/{scene}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/plot_scene/{field}/{scene}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        code=code("plot_scene"),
+    message:
+        "Picturing {wildcards.field} on {wildcards.scene}"
+    shell:
+        "python -m stages.plot_scene --mesh {input.mesh:q} --truth {input.truth:q}"
+        " --out {output:q} > {log:q} 2>&1"

@@ -1,0 +1,45 @@
+# Names for people: each brings one chapter up to date.
+
+
+rule frames:
+    input:
+        results("frames/{scene}.h5", scene=SCENES),
+
+
+rule targets:
+    input:
+        results("targets/{scene}.h5", scene=SCENES),
+
+
+rule meshes:
+    input:
+        results("fields/{field}/{scene}.ply", field=FIELDS, scene=SPLITS["val"]),
+
+
+rule evaluation:
+    input:
+        results("tables/val.md"),
+
+
+rule figures:
+    input:
+        results("figures/val_classes.svg"),
+        results("figures/{field}/{scene}.png", field=FIELDS, scene=SPLITS["val"]),
+
+
+rule submission:
+    input:
+        results("fields/{field}/submission_test.zip", field=FIELDS),
+
+
+rule verify:
+    log:
+        f"results/{DATASET}/logs/verify.log",
+    conda:
+        "../../environment.yml"
+    params:
+        folder=f"results/{DATASET}",
+    message:
+        "Checking every result against its checksum"
+    shell:
+        "python -m stages.verify --results {params.folder:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,52 @@
+"""Which scenes a data set has, before any file of theirs is looked at."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SPLIT_NAMES = ("train", "val", "test")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def read_splits(dataset: str, config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the scenes of each split; a name that could do harm is refused."""
+    described = config["datasets"][dataset]
+    if dataset == "synthrooms":
+        return _counted(config["synthrooms"])
+    splits: dict[str, list[str]] = {}
+    for split in SPLIT_NAMES:
+        path = described["splits"].get(split)
+        splits[split] = _read_list(Path(path)) if path else []
+    return splits
+
+
+def _counted(config: Mapping[str, int]) -> dict[str, list[str]]:
+    """Number SynthRooms' scenes through: training, then validation, then test."""
+    splits: dict[str, list[str]] = {}
+    start = 0
+    for split in SPLIT_NAMES:
+        count = config[f"scenes_{split}"]
+        splits[split] = [f"scene{i:04d}_00" for i in range(start, start + count)]
+        start += count
+    return splits
+
+
+def _read_list(path: Path) -> list[str]:
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: expected a list of scenes, found no such file; "
+            "remedy: correct `splits` in the config"
+        )
+    names: dict[str, None] = {}  # ordered, without duplicates
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        name = line.strip()
+        if not name:
+            continue
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{path}: line {number}: expected a scene's name, found {name[:80]!r}; "
+                "remedy: one name of letters, digits, _ and - per line"
+            )
+        names[name] = None
+    return list(names)
