@@ -17,7 +17,7 @@ from gnesf_core.errors import BadInput
 from gnesf_core.labels import LabelMap
 from gnesf_core.shapes import Int32, Integer, UInt16
 
-_MAX_BYTES = 256 << 20
+_MAX_BYTES = 64 << 20  # of the largest meshes of ScanNet: some 5 MB
 _MAX_ID = 2**31 - 1
 _REMEDY = "fetch the file again from ScanNet; both files belong to _vh_clean_2.ply"
 

@@ -7,14 +7,13 @@
 
 import hashlib
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.data.replica import ReplicaScan
 from gnesf_core.data.scan import Scan
-from gnesf_core.data.scannet import LabelZip
+from gnesf_core.data.label_zip import LabelZip
 from gnesf_core.data.sens import SensReader
 from gnesf_core.errors import BadInput
 from gnesf_core.labels import LabelMap
@@ -58,7 +57,7 @@ class ScanNetLabels:
         """Return the digest of the archive."""
         return sha256_of(self._archive)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ScanNetLabels":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,7 +82,7 @@ class ReplicaLabels:
             digest.update(self._scan.semantic_ids(index).tobytes())
         return digest.hexdigest()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ReplicaLabels":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
@@ -71,7 +71,7 @@ class ContainerWriter:
     def attributes(self, name: str, **values: Any) -> None:
         """Attach plain values (numbers, strings) to a group or data set."""
         for key, value in values.items():
-            self.file[name].attrs[key] = value
+            self.file[name].attrs[key] = _stored(value)
             self._digest.update(f"{name}.{key}={value!r};".encode())
 
     def account_bytes(self, name: str, data: bytes) -> None:
@@ -100,11 +100,15 @@ def write_container(
     ):
         writer = ContainerWriter(file)
         yield writer
-        file.attrs["kind"] = kind
-        file.attrs["scene"] = scene
-        file.attrs["provenance"] = json.dumps(made_by, sort_keys=True)
-        file.attrs["fingerprint"] = writer.fingerprint()
-        file.attrs["complete"] = 1
+        about = {
+            "kind": kind,
+            "scene": scene,
+            "provenance": json.dumps(made_by, sort_keys=True),
+            "fingerprint": writer.fingerprint(),
+            "complete": 1,
+        }
+        for key, value in about.items():
+            file.attrs[key] = _stored(value)
 
 
 class Container:
@@ -125,18 +129,15 @@ class Container:
             raise
 
     def _check(self, kind: str, scene: str | None) -> None:
-        try:
-            attributes = dict(self.file.attrs)
-        except (OSError, RuntimeError) as error:
-            self._refuse("attributes", "readable attributes", error)
+        attributes = self.attributes("/")
         if attributes.get("complete") != 1:
             self._refuse("attribute complete", "1", attributes.get("complete"))
         if attributes.get("kind") != kind:
             self._refuse("attribute kind", kind, attributes.get("kind"))
         if scene is not None and attributes.get("scene") != scene:
             self._refuse("attribute scene", scene, attributes.get("scene"))
-        self.scene = str(attributes["scene"])
-        self.fingerprint = str(attributes["fingerprint"])
+        self.scene: str = attributes["scene"]
+        self.fingerprint: str = attributes["fingerprint"]
         self.provenance: dict[str, Any] = json.loads(attributes["provenance"])
 
     def expect_input(self, role: str, fingerprint: str) -> None:
@@ -148,6 +149,17 @@ class Container:
                 f"fingerprint {fingerprint[:12]}",
                 f"made from {str(recorded)[:12]}",
             )
+
+    def attributes(self, name: str) -> dict[str, Any]:
+        """Read the plain values attached to a group or data set."""
+        try:
+            found = dict(self.file[name].attrs)
+        except (KeyError, OSError, RuntimeError) as error:
+            self._refuse(f"attributes of {name}", "readable attributes", error)
+        return {
+            key: value.decode(errors="replace") if isinstance(value, bytes) else value
+            for key, value in found.items()
+        }
 
     def dataset(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> Any:
         """Return a data set after checking its type, its shape and that it is local.
@@ -186,7 +198,7 @@ class Container:
         """Close the file."""
         self.file.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Container":
         return self
 
     def __exit__(
@@ -199,6 +211,11 @@ class Container:
 
     def _refuse(self, place: str, expected: str, found: object) -> None:
         raise BadInput(self.path, place, expected=expected, found=found, remedy=_REMEDY)
+
+
+def _stored(value: Any) -> Any:
+    """Give text a fixed length: the heap that holds the other kind has no checksum."""
+    return np.bytes_(value.encode()) if isinstance(value, str) else value
 
 
 def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ that decodes, and a depth image with at least one measurement. Later stages trus
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 _NOT_FINITE, _NOT_RIGID, _NO_COLOR, _BAD_COLOR, _NO_DEPTH, _BAD_DEPTH = range(1, 7)
 
 
+@runtime_checkable
 class LabelSource(Protocol):
     """2D class labels of a scan's frames."""
 

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 import numpy as np
 
@@ -85,7 +85,7 @@ class LabelZip:
         self._zip.close()
         self._close_file()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "LabelZip":
         return self
 
     def __exit__(
@@ -188,7 +188,7 @@ class LabelZipWriter:
         """Write the directory; the zip is complete only then."""
         self._zip.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "LabelZipWriter":
         return self
 
     def __exit__(

@@ -5,6 +5,7 @@ against the bytes that follow before anything is allocated, and ScanNet's `label
 property has to survive, which general mesh libraries do not promise.
 """
 
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from gnesf_core.shapes import Float, Float64, Int32, Integer
 _MAX_HEADER_BYTES = 64 << 10
 _MAX_PROPERTIES = 256
 _MAX_LIST = 1 << 16
-_MAX_BYTES = {"ascii": 512 << 20, "binary": 4 << 30}
+_MAX_BYTES = {"ascii": 128 << 20, "binary": 4 << 30}
 _REMEDY = "check that the file is complete and not damaged, or export it again"
 
 _TYPES = {
@@ -166,12 +167,13 @@ def _open(path: Path) -> "tuple[_Header, _AsciiBody | _BinaryBody]":
         with path.open("rb") as file:
             header = _parse_header(path, file.read(_MAX_HEADER_BYTES))
             kind = header.format.split("_")[0]
+            limit = _MAX_BYTES[kind]
+            if file.seek(0, io.SEEK_END) > limit:
+                _fail(path, "size", f"at most {limit} bytes of {kind} data", "more")
             file.seek(header.body_offset)
-            data = file.read(_MAX_BYTES[kind] + 1)
+            data = file.read(limit)
     except OSError as error:
         _fail(path, "file", "a readable file", error)
-    if len(data) > _MAX_BYTES[kind]:
-        _fail(path, "size", f"at most {_MAX_BYTES[kind]} bytes of {kind} data", "more")
     if kind == "ascii":
         return header, _AsciiBody(path, data)
     order = "<" if header.format == "binary_little_endian" else ">"

@@ -6,7 +6,7 @@ frames are usable is decided once, by `extract_frames`.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class ScanInfo:
     depth_encoding: str  # zlib (of little-endian uint16 rows) | raw | png
 
 
+@runtime_checkable
 class Scan(Protocol):
     """Random access to the frames of one scan."""
 

@@ -7,7 +7,7 @@ ScanNet ids; `gnesf_core.labels` turns both into train ids.
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -265,6 +265,8 @@ def _first_stray(data: bytes) -> tuple[int, bytes]:
 
 def write_evaluation_ids(path: Path, ids: Integer[np.ndarray, "vertices"]) -> None:
     """Write ids as the benchmark wants them, one a line in vertex order."""
+    if len(ids) and ids.min() < 0:
+        raise ValueError(f"the benchmark knows no negative id, here {ids.min()}")
     Path(path).write_text("".join(f"{value}\n" for value in ids.tolist()))
 
 
@@ -310,7 +312,7 @@ def _read_bounded(path: Path, limit: int) -> bytes:
     return data
 
 
-def _lines(path: Path, limit: int) -> Iterable[tuple[int, str]]:
+def _lines(path: Path, limit: int) -> Iterator[tuple[int, str]]:
     """Yield the lines that hold something, stripped, with their numbers."""
     data = _read_bounded(path, limit)
     try:

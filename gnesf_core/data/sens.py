@@ -16,7 +16,7 @@ import struct
 import zlib
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 import numpy as np
 
@@ -88,7 +88,7 @@ class SensReader:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "SensReader":
         return self
 
     def __exit__(
@@ -379,7 +379,7 @@ class SensWriter:
         self._file = Path(path).open("wb")  # noqa: SIM115 (close() and `with` close it)
         self._file.write(start + end)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "SensWriter":
         return self
 
     def __exit__(

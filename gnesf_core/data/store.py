@@ -170,8 +170,8 @@ class Frames(Container):
         self.fragments = array("fragments", "<i8", (None, None))
         self.color_intrinsics = array("color/intrinsics", "<f8", (3, 3))
         self.depth_intrinsics = array("depth/intrinsics", "<f8", (3, 3))
-        color, depth = self.file["color"].attrs, self.file["depth"].attrs
-        self.color_encoding = str(color["encoding"])
+        color, depth = self.attributes("color"), self.attributes("depth")
+        self.color_encoding = color["encoding"]
         self.color_size = int(color["width"]), int(color["height"])
         self.depth_size = int(depth["width"]), int(depth["height"])
         self.depth_units_per_metre = float(depth["units_per_metre"])
@@ -258,17 +258,17 @@ class Targets(Container):
 
     def __init__(self, path: Path, scene: str | None = None) -> None:
         super().__init__(path, "targets", scene)
-        self.levels = int(self.file.attrs["levels"])
+        self.levels = int(self.attributes("/")["levels"])
 
     def level(self, number: int) -> TargetLevel:
         """Read one level; 0 is the finest."""
         name = f"level{number}"
-        attributes = self.dataset(f"{name}/tsdf", "<f2", (None, None, None)).parent
+        attributes = self.attributes(name)
         tsdf = self.array(f"{name}/tsdf", "<f2", (None, None, None))
         return TargetLevel(
             self.array(f"{name}/origin_world", "<f8", (3,)),
-            float(attributes.attrs["voxel_size_m"]),
-            float(attributes.attrs["truncation_m"]),
+            float(attributes["voxel_size_m"]),
+            float(attributes["truncation_m"]),
             tsdf.astype(np.float32),
             self.array(f"{name}/weight", "<u2", tsdf.shape),
         )

@@ -30,7 +30,8 @@ def nearest_points(
     """Return the index of and distance to the nearest of `points` for each query.
 
     Which of several equally near points is taken is not defined. Uses SciPy's tree
-    where SciPy is installed, and compares all pairs where it is not.
+    where SciPy is installed, with as many threads as Torch may use, and compares all
+    pairs where it is not.
     """
     assert len(points) > 0
     try:
@@ -39,7 +40,7 @@ def nearest_points(
         return nearest_by_brute_force(points, queries)
     # Midpoint splits build twice as fast as medians and suit evenly spread surfaces.
     tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
-    distance, index = tree.query(queries)
+    distance, index = tree.query(queries, workers=torch.get_num_threads())
     return index.astype(np.int64, copy=False), distance
 
 
@@ -128,6 +129,36 @@ def surface_scores(
     both = precision + recall
     scores["f_score"] = 2 * precision * recall / both if both else 0.0
     return scores
+
+
+def trimmed_surface_scores(
+    predicted_vertices: Float[np.ndarray, "predicted 3"],
+    truth_vertices: Float[np.ndarray, "truth 3"],
+    views: Iterable[View],
+    config: EvaluationConfig,
+) -> dict[str, object]:
+    """Compare two surfaces where cameras saw them; adds the share of each that stays.
+
+    Both sides are trimmed by the same rule, so that a prediction is neither blamed for
+    surface that nobody filmed nor credited with leaving it out.
+    """
+    everything = np.concatenate([predicted_vertices, truth_vertices])
+    seen = seen_by_cameras(
+        everything, views, config.trim_tolerance_m, config.depth_max_m
+    )
+    split = len(predicted_vertices)
+    scores = surface_scores(
+        predicted_vertices[seen[:split]], truth_vertices[seen[split:]], config
+    )
+    scores["trim_tolerance_m"] = config.trim_tolerance_m
+    scores["depth_max_m"] = config.depth_max_m
+    scores["seen_share_of_predicted"] = _share(seen[:split])
+    scores["seen_share_of_truth"] = _share(seen[split:])
+    return scores
+
+
+def _share(chosen: Bool[np.ndarray, "points"]) -> float | None:
+    return float(chosen.mean()) if len(chosen) else None
 
 
 def seen_by_cameras(

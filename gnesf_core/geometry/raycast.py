@@ -12,7 +12,7 @@ sum to d.N, the rate at which the ray nears the triangle's plane.
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ BUDGET_BYTES = 64 * 2**20
 CULL_MARGIN = 1e-5  # single precision cannot be trusted closer than this
 
 
+@runtime_checkable
 class Caster(Protocol):
     """Casts rays into a fixed triangle mesh; triangles are hit from both sides."""
 

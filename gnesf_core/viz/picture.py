@@ -20,7 +20,7 @@ from gnesf_core.geometry.raycast import make_caster
 from gnesf_core.labels import IGNORE, PALETTE
 from gnesf_core.shapes import Float, Float64, Int, UInt8
 
-UNLABELLED = (205, 205, 205)
+UNLABELLED = (215, 215, 215)
 BACKGROUND = 255.0
 _SUPERSAMPLING = 2  # rays per pixel and axis
 _LIGHT_WORLD = np.array([0.55, -0.18, 0.82]) / np.linalg.norm([0.55, -0.18, 0.82])
@@ -214,11 +214,12 @@ def _vertex_normals(
     a, b, c = (vertices[faces[:, corner]] for corner in range(3))
     face_normals = np.cross(b - a, c - a)
     owner = faces.T.ravel()
+    # Without faces bincount forgets that its weights are floats.
     sums = [
         np.bincount(owner, weights=np.tile(axis, 3), minlength=len(vertices))
         for axis in face_normals.T
     ]
-    return np.stack(sums, axis=1)
+    return np.stack(sums, axis=1).astype(np.float64)
 
 
 def _cut(
@@ -243,7 +244,7 @@ def _cut(
     ]
     a, b, c = (vertices[tops[:, corner]] for corner in range(3))
     normal = np.cross(b - a, c - a)
-    tops = tops[normal[:, 2] > 0.7 * np.linalg.norm(normal, axis=1)]
+    tops = tops[normal[:, 2] > 0.3 * np.linalg.norm(normal, axis=1)]
     lowered = vertices.copy()
     lowered[:, 2] = np.minimum(lowered[:, 2], viewpoint.cut_world_z)
     both = np.concatenate([lowered, vertices])

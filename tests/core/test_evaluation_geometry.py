@@ -9,6 +9,7 @@ from gnesf_core.evaluation.geometry import (
     nearest_points,
     seen_by_cameras,
     surface_scores,
+    trimmed_surface_scores,
     voxel_down_sample,
 )
 from gnesf_core.geometry.camera import look_at
@@ -245,9 +246,22 @@ def test_trimming_both_sides_forgives_what_no_camera_saw():
     prediction = np.concatenate([truth[seen], ghost])
 
     everything = surface_scores(prediction, truth, CONFIG)
-    trimmed = surface_scores(
-        prediction[seen_by_cameras(prediction, [view], 0.1, 10.0)], truth[seen], CONFIG
-    )
+    trimmed = trimmed_surface_scores(prediction, truth, iter([view]), CONFIG)
 
     assert 0 < everything["f_score"] < 0.2
     assert trimmed["f_score"] == 1.0
+    # 39 of 40 pixels' width fit 29 steps of 10 cm, 29 of 30 fit 22: of 80 x 80 points.
+    assert trimmed["seen_share_of_truth"] == pytest.approx(30 * 23 / 6400, rel=0.1)
+    assert trimmed["points_predicted"] == trimmed["points_truth"] == seen.sum()
+
+
+def test_trimming_away_everything_is_told_from_predicting_nothing():
+    truth = plane(1.0, 1.0)
+    away = (np.full((3, 4), 2.0), INTRINSICS, look_at((0, 0, 1), (0, 0, 2)))
+
+    unseen = trimmed_surface_scores(truth, truth, [away], CONFIG)
+    nothing = trimmed_surface_scores(np.zeros((0, 3)), truth, [away], CONFIG)
+
+    assert unseen["f_score"] is None
+    assert unseen["seen_share_of_predicted"] == 0.0
+    assert nothing["seen_share_of_predicted"] is None

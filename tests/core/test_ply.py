@@ -322,6 +322,16 @@ def test_random_damage_never_escapes_as_another_error(tmp_path, mesh):
     assert refused > 100
 
 
+@pytest.mark.parametrize("kind", ["ascii", "binary_little_endian"])
+def test_endless_files_are_refused_unread(tmp_path, kind):
+    text = MESH.replace("binary_little_endian", kind)
+    path = _file(tmp_path, f"{text}end_header\n")
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(BadInput, match="size"):
+        read_ply(path)
+
+
 def test_a_missing_file_is_bad_input(tmp_path):
     with pytest.raises(BadInput, match=r"gone\.ply"):
         read_ply(tmp_path / "gone.ply")

@@ -32,5 +32,7 @@ for path in sorted(root.rglob("*.py")):
     if path.stem not in ("__init__", "tsdf_numba"):
         __import__(".".join(path.with_suffix("").parts))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,96 @@
+"""Time `snakemake -n` on all of ScanNet's size with everything up to date.
+
+    python -m bench.bench_workflow [--scenes 1613]
+
+The files are empty and the metadata are those that a real run would leave: what is
+timed is Snakemake, our rules, and the code digest. Goal: under 20 s.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FRAMES_PER_JOB = ("frames/{}.h5", "targets/{}.h5")
+VALIDATION = ("fields/oracle/{}.ply", "fields/oracle/{}.json", "figures/oracle/{}.png")
+TABLES = ("tables/val.md", "tables/val.csv", "tables/val_classes.csv",
+          "tables/val_scenes.csv", "figures/val_classes.svg")  # fmt: skip
+
+
+def make_up(folder: Path, scenes: int) -> Path:
+    """Lay out empty files as a finished run on ScanNet would; return the config."""
+    names = [f"scene{i:04d}_00" for i in range(scenes)]
+    train, val = round(scenes * 1201 / 1613), round(scenes * 312 / 1613)
+    splits = {
+        "train": names[:train],
+        "val": names[train : train + val],
+        "test": names[train + val :],
+    }
+    for split, members in splits.items():
+        (folder / f"{split}.txt").write_text("\n".join(members) + "\n")
+    old = time.time() - 1000
+
+    def touch(path: Path, age: float) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (old - age, old - age))
+
+    touch(folder / "raw/labels.tsv", 100)
+    for split, members in splits.items():
+        scans = folder / "raw" / ("scans_test" if split == "test" else "scans")
+        for name in members:
+            for suffix in (".sens", "_vh_clean_2.labels.ply", "_2d-label-filt.zip"):
+                touch(scans / name / f"{name}{suffix}", 100)
+            for age, pattern in enumerate(FRAMES_PER_JOB):
+                touch(folder / "results/made_up" / pattern.format(name), 90 - age)
+            if split == "val":
+                for age, pattern in enumerate(VALIDATION):
+                    path = folder / "results/made_up" / pattern.format(name)
+                    touch(path, 80 - age)
+    for age, name in enumerate(TABLES):
+        touch(folder / "results/made_up" / name, 70 - age)
+    config = folder / "made_up.yaml"
+    config.write_text(
+        "dataset: made_up\ndatasets:\n  made_up:\n    format: scannet\n    root: raw\n"
+        "    scans_test: scans_test\n    label_map: raw/labels.tsv\n"
+        "    splits: {train: train.txt, val: val.txt, test: test.txt}\n"
+    )
+    return config
+
+
+def main() -> None:
+    """Measure three dry runs and print what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenes", type=int, default=1613)
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = make_up(folder, options.scenes)
+        command = [
+            sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile",
+            "--directory", folder, "--configfile", config, "--cores", "1",
+        ]  # fmt: skip
+        subprocess.run([*command, "--touch", "--quiet", "all"], check=True)
+        seconds = []
+        for _ in range(options.runs):
+            started = time.perf_counter()
+            done = subprocess.run(
+                [*command, "-n"], check=True, capture_output=True, text=True
+            )
+            seconds.append(time.perf_counter() - started)
+            assert "Nothing to be done" in done.stdout + done.stderr, done.stdout
+        print(
+            f"{options.scenes} scenes, up to date: snakemake -n takes "
+            f"{statistics.median(seconds):.1f} s "
+            f"(of {', '.join(f'{s:.1f}' for s in seconds)}; Python {sys.version.split()[0]})"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Every line of code is in the room it belongs to."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+CORE = sorted((ROOT / "gnesf_core").rglob("*.py"))
+STAGES = sorted((ROOT / "stages").glob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports escape the code digest"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_core_knows_no_workflow_and_no_command_line(path):
+    barred = {"snakemake", "argparse", "yaml", "matplotlib", "stages", "pandas"}
+    assert not {name.split(".")[0] for name in imports(path)} & barred
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
+def test_a_stage_imports_no_other_stage(path):
+    ours = {name for name in imports(path) if name.startswith("stages.")}
+    allowed = {"stages.cli", "stages.plot_style"}
+    assert {".".join(name.split(".")[:2]) for name in ours} <= allowed
+    assert "snakemake" not in imports(path)
+
+
+def test_every_rule_is_a_stage_with_log_and_benchmark():
+    stages = {path.stem for path in STAGES} - {"__init__", "cli", "plot_style"}
+    used = set()
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for rule in re.split(r"\n(?=rule )", path.read_text()):
+            call = re.search(r"python -m stages\.(\w+)", rule)
+            if not call:
+                continue
+            used.add(call.group(1))
+            assert re.match(rf"rule {call.group(1)}:", rule), path
+            assert f"logs/{call.group(1)}" in rule
+            assert call.group(1) == "verify" or f"benchmarks/{call.group(1)}" in rule
+    assert used == stages
+
+
+def test_every_value_in_a_shell_command_is_quoted():
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for command in re.findall(r'shell:\s+((?:\s*".*?"\n)+)', path.read_text()):
+            for name in re.findall(r"{(.*?)}", command):
+                quoted = name.endswith(":q") or name in (
+                    "params.labels",  # built by shlex.join
+                    "params.labelled",  # an integer
+                )
+                assert quoted, f"{path.name}: {name}"
+
+
+def test_no_package_initialiser_does_anything():
+    for path in ROOT.glob("*/**/__init__.py"):
+        if ".venv" not in path.parts:
+            assert path.read_text() == "", path
+
+
+def test_conda_and_pip_users_get_the_same_environment():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = [d for d in environment["dependencies"] if isinstance(d, dict)][0]["pip"]
+    assert pip == ["-r requirements.txt", "-c constraints.txt"]
+    assert "python=3.11" in environment["dependencies"]
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.match(r"[\w-]+==[\w.]+(; .*)?$", line) for line in pins), pins
+    locked = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().lower().splitlines()
+        if "==" in line
+    )
+    for line in pins:
+        name, version = line.split(";")[0].strip().lower().split("==")
+        assert locked.get(name, version) == version, f"{name} is pinned twice"
+
+
+def test_nothing_loads_pickles_or_runs_shells():
+    harmful = r"allow_pickle=True|pickle\.load|weights_only=False|yaml\.load\(|os\.system|shell=True"
+    for path in [*CORE, *STAGES, *sorted((ROOT / "workflow").rglob("*.py"))]:
+        assert not re.search(harmful, path.read_text()), path

@@ -1,0 +1,48 @@
+"""Scene names come from outside and are checked before anything is done with them."""
+
+import pytest
+
+from gnesf_core.config import SynthRoomsConfig
+from gnesf_core.synthrooms.scene import scene_names
+from workflow.scenes import read_splits
+
+COUNTS = {"scenes_train": 3, "scenes_val": 2, "scenes_test": 1}
+
+
+def lists(tmp_path, text):
+    path = tmp_path / "val.txt"
+    path.write_bytes(text)
+    return {"datasets": {"mine": {"splits": {"val": str(path)}}}}
+
+
+def test_lists_are_read_with_their_usual_blemishes(tmp_path):
+    config = lists(
+        tmp_path, b"\xef\xbb\xbfscene0011_00\r\n\r\nscene0011_01 \nscene0011_00\n"
+    )
+    expected = {"train": [], "val": ["scene0011_00", "scene0011_01"], "test": []}
+    assert read_splits("mine", config) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "/abs", "a/b", "x;id", "$(id)", "`id`", "-rf", ".", "a b",
+             "a" * 300, "scène"]
+)  # fmt: skip
+def test_a_hostile_scene_name_is_refused_with_its_line(tmp_path, name):
+    config = lists(tmp_path, f"scene0011_00\n{name}\n".encode())
+    with pytest.raises(ValueError, match=r"val\.txt: line 2: expected a scene's name"):
+        read_splits("mine", config)
+
+
+def test_a_missing_list_is_named(tmp_path):
+    config = {"datasets": {"mine": {"splits": {"val": str(tmp_path / "no.txt")}}}}
+    with pytest.raises(ValueError, match=r"no\.txt"):
+        read_splits("mine", config)
+
+
+def test_the_workflow_counts_the_rooms_that_the_core_makes():
+    rest = dict.fromkeys(SynthRoomsConfig.__dataclass_fields__, 0) | COUNTS
+    made = scene_names(SynthRoomsConfig(**rest))
+    counted = read_splits(
+        "synthrooms", {"datasets": {"synthrooms": {}}, "synthrooms": rest}
+    )
+    assert {split: list(names) for split, names in made.items()} == counted

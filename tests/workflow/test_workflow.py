@@ -1,0 +1,229 @@
+"""What people do with the workflow: run, run again, change something, misspell it."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gnesf_core.config import (
+    EvaluationConfig,
+    FramesConfig,
+    SynthRoomsConfig,
+    TargetsConfig,
+)
+
+TINY = ("--configfile", "tests/tiny/config.yaml")
+
+
+@pytest.fixture
+def changed(finished, tmp_path):
+    """A finished run that a test may spoil: results are linked, not copied."""
+    root = tmp_path / "changed"
+    shutil.copytree(finished.root, root, copy_function=os.link)
+    tree = type(finished)(root)
+
+    def edit(name, old, new):
+        path = root / name
+        text = path.read_text()
+        assert old in text, f"{name} no longer has {old!r}"
+        path.unlink()  # a link: writing through it would edit the original
+        path.write_text(text.replace(old, new, 1))
+
+    tree.edit = edit
+    return tree
+
+
+def test_a_bare_clone_plans_the_whole_demo(tree):
+    jobs = tree.planned()
+    assert jobs["synthesize_scene"] == 16 and jobs["synthesize_test_scene"] == 2
+    assert jobs["extract_frames"] == jobs["fuse_targets"] == 18
+    assert jobs["extract_mesh"] == jobs["evaluate_scene"] == 4
+    assert jobs["summarize"] == 1
+
+
+def test_the_run_ends_in_tables_pictures_and_meshes(finished):
+    results = finished.root / "results/synthrooms"
+    assert "mIoU" in (results / "tables/val.md").read_text()
+    assert (results / "fields/oracle/scene0001_00.ply").stat().st_size > 10_000
+    assert (results / "figures/oracle/scene0001_00.png").exists()
+    leftovers = [p for p in results.rglob("*") if p.name.endswith(".partial")]
+    assert not leftovers
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert finished.planned(*TINY) == {}
+
+
+def test_a_comment_or_docstring_reruns_nothing(changed):
+    changed.edit("gnesf_core/evaluation/semantics.py", "import", "# a remark\nimport")
+    changed.edit("gnesf_core/geometry/tsdf.py", '"""Depth maps', '"""All depth maps')
+    assert changed.planned(*TINY) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "rules"),
+    [
+        ("gnesf_core/evaluation/semantics.py", "truth_valid = counts[:CLASSES]",
+         "truth_valid = +counts[:CLASSES]", {"evaluate_scene", "summarize"}),
+        ("gnesf_core/geometry/tsdf.py", "MOST_VOXELS = 2**31", "MOST_VOXELS = 2**30",
+         {"fuse_targets"}),
+        ("gnesf_core/data/keyframes.py", "taken: list[int] = []",
+         "taken: list[int] = list()", {"extract_frames"}),
+        ("gnesf_core/viz/picture.py", "_MARGIN = 0.94", "_MARGIN = 0.93",
+         {"plot_scene"}),
+        ("gnesf_core/fields/oracle.py", "import numpy as np",
+         "import numpy as np\nREMARK = 1\nREMARK += 1", {"extract_mesh"}),
+    ],
+)  # fmt: skip
+def test_an_edit_reruns_exactly_the_stages_that_use_it(changed, name, old, new, rules):
+    changed.edit(name, old, new)
+    text = changed.snakemake("-n", *TINY).stdout
+    changed_code = {
+        block.split(":")[0].split()[-1]
+        for block in text.split("\n\n")
+        if "Params have changed" in block and "rule " in block
+    }
+    assert changed_code == rules
+
+
+def test_a_changed_value_reruns_only_what_reads_it(changed):
+    jobs = changed.planned(*TINY, "--config", "evaluation={threshold_m: 0.07}")
+    assert set(jobs) == {"evaluate_scene", "summarize", "plot_classes", "all"}
+
+
+def test_chapters_have_names(finished):
+    for target in ("frames", "targets", "meshes", "evaluation", "figures"):
+        assert finished.planned(target, *TINY) == {}
+    jobs = finished.planned("submission", *TINY)
+    assert jobs["export_labels"] == 1 and jobs["pack_submission"] == 1
+
+
+def test_verify_finds_the_one_damaged_file(changed):
+    path = changed.root / "results/synthrooms/fields/oracle/scene0001_00.ply"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 16
+    path.unlink()
+    path.write_bytes(bytes(data))
+    done = changed.snakemake("--cores", 1, "verify", *TINY, check=False)
+    assert done.returncode != 0
+    text = done.stdout + done.stderr
+    assert "scene0001_00.ply: content" in text
+    assert "1 damaged or missing" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("key_angle_deg:", "key_angel_deg:", "key_angel_deg"),
+        ("voxel_size_m: 0.04", "voxel_size_m: -0.04", "-0.04"),
+        ("dataset: synthrooms", "dataset: synthroms", "synthroms"),
+        ("dataset: synthrooms", "dataset: ../../x", "../../x"),
+        ("  oracle:\n", "  ../oracle:\n", "../oracle"),
+    ],
+)
+def test_a_typo_in_the_config_is_refused_by_name(tree, old, new, message):
+    tree.edit("config/config.yaml", old, new)
+    done = tree.snakemake("-n", check=False)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+
+
+def test_a_hostile_scene_list_is_refused_before_anything_runs(tree):
+    (tree.root / "val.txt").write_text("scene0011_00\n../../x;touch pwned\n")
+    tree.edit("config/config.yaml", "dataset: synthrooms", "dataset: mine")
+    tree.edit(
+        "config/config.yaml", "datasets:\n",
+        "datasets:\n  mine: {format: scannet, root: raw, splits: {val: val.txt}}\n",
+    )  # fmt: skip
+    done = tree.snakemake("-n", check=False)
+    assert done.returncode != 0
+    assert "line 2: expected a scene's name" in done.stdout + done.stderr
+    assert not list(tree.root.rglob("pwned"))
+
+
+def test_config_schema_and_dataclasses_name_the_same_keys():
+    import yaml
+
+    from tests.workflow.conftest import ROOT
+
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())[
+        "properties"
+    ]
+    sections = {
+        "synthrooms": SynthRoomsConfig, "frames": FramesConfig,
+        "targets": TargetsConfig, "evaluation": EvaluationConfig,
+    }  # fmt: skip
+    for section, dataclass in sections.items():
+        names = set(dataclass.__dataclass_fields__)
+        assert set(config[section]) == names
+        assert set(schema[section]["properties"]) == names
+        assert set(schema[section]["required"]) == names
+
+
+def test_every_profile_and_overlay_parses(tree):
+    for overlay in ("config/scannet.yaml",):
+        for split in ("train", "val", "test"):
+            path = tree.root / f"resources/scannet/scannetv2_{split}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
+        assert tree.planned("--configfile", overlay) is not None
+
+
+def test_two_runs_at_once_do_not_spoil_each_other(tree):
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *TINY,
+               "resources/synthrooms/scannetv2_val.txt"]  # fmt: skip
+    environment = os.environ | {
+        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    }
+    runs = [
+        subprocess.Popen(
+            command, cwd=tree.root, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    outputs = [run.communicate(timeout=300)[0] for run in runs]
+    codes = [run.returncode for run in runs]
+    assert 0 in codes, outputs
+    for code, output in zip(codes, outputs, strict=True):
+        assert code == 0 or "lock" in output.lower(), output
+    assert (tree.root / "resources/synthrooms/scannetv2_val.txt").exists()
+
+
+def test_a_killed_run_goes_on_with_the_same_command(tree):
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *TINY, "frames"]
+    environment = os.environ | {
+        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    }
+    run = subprocess.Popen(
+        command, cwd=tree.root, env=environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    frames = tree.root / "results/synthrooms/logs/synthesize_scene"
+    deadline = time.monotonic() + 120
+    while not frames.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    os.killpg(run.pid, 9)
+    run.wait()
+    tree.snakemake("--unlock", *TINY)
+    tree.snakemake("--cores", 2, *TINY, "frames")
+    assert len(list((tree.root / "results/synthrooms/frames").glob("*.h5"))) == 3
+    assert not list(tree.root.rglob("*.partial"))
+
+
+def test_the_report_is_one_file_that_needs_no_network(finished, tmp_path):
+    report = tmp_path / "report.html"
+    finished.snakemake("--report", report, *TINY)
+    text = report.read_text()
+    assert len(text) > 500_000
+    assert '<script src="http' not in text
+    assert "Scenes" in text and "Summary" in text
+
+
+def test_the_catalog_finds_the_workflow_in_its_folder(finished):
+    assert finished.planned("--snakefile", "workflow/Snakefile", *TINY) == {}
