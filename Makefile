@@ -15,13 +15,14 @@ help:
 env: $(VENV)/.complete
 
 # Made anew when the requirements change; the mark is set only after all went well.
-$(VENV)/.complete: requirements.txt constraints.txt envs/system_libraries.sh
+$(VENV)/.complete: requirements.txt constraints.txt $(wildcard envs/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
 	PYTHON=$(PYTHON) sh envs/system_libraries.sh
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    -r requirements.txt -c constraints.txt
+	@{ echo "#!$(CURDIR)/$(BIN)/python"; cat envs/snakemake_command.py; } > $(BIN)/snakemake
 	@touch $@
 
 demo: env

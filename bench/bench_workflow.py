@@ -88,7 +88,7 @@ def main() -> None:
         print(
             f"{options.scenes} scenes, up to date: snakemake -n takes "
             f"{statistics.median(seconds):.1f} s "
-            f"(of {', '.join(f'{s:.1f}' for s in seconds)}; Python {sys.version.split()[0]})"
+            f"(runs: {', '.join(f'{s:.1f}' for s in seconds)} s)"
         )
 
 

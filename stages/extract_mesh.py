@@ -1,6 +1,7 @@
 """Turn one scene's field into a labelled mesh."""
 
 import importlib
+from dataclasses import asdict
 from pathlib import Path
 
 from gnesf_core.data import meshes, store
@@ -22,7 +23,8 @@ def main(frames: Path, targets: Path, out: Path, module: str, recipe: str) -> No
         label, confidence, color = field.label_points(vertices, kept, config)
         mesh = meshes.LabelledMesh(vertices, faces, label, confidence, color)
         inputs = {"frames": kept.fingerprint, "targets": fused.fingerprint}
-        made_by = provenance("extract_mesh", {module: config}, inputs)
+        about = {"module": module} | asdict(config)
+        made_by = provenance("extract_mesh", about, inputs)
         meshes.write_mesh(out, kept.scene, mesh, made_by)
 
 

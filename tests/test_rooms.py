@@ -89,6 +89,9 @@ def test_conda_and_pip_users_get_the_same_environment():
 
 
 def test_nothing_loads_pickles_or_runs_shells():
-    harmful = r"allow_pickle=True|pickle\.load|weights_only=False|yaml\.load\(|os\.system|shell=True"
+    harmful = (
+        r"allow_pickle=True|pickle\.load|weights_only=False|yaml\.load\("
+        r"|os\.system|shell=True"
+    )
     for path in [*CORE, *STAGES, *sorted((ROOT / "workflow").rglob("*.py"))]:
         assert not re.search(harmful, path.read_text()), path

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from gnesf_core.data.label_zip import LabelZip
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.data.replica import ReplicaScan
 from gnesf_core.data.scan import Scan
-from gnesf_core.data.label_zip import LabelZip
 from gnesf_core.data.sens import SensReader
 from gnesf_core.errors import BadInput
 from gnesf_core.labels import LabelMap

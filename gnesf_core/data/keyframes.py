@@ -40,6 +40,7 @@ def select_key_frames(
     candidates = np.flatnonzero(usable)
     axes = world_from_camera[candidates, :3, 2].astype(np.float64)
     centres = world_from_camera[candidates, :3, 3].astype(np.float64)
+    # Of each `window` taken frames the first is taken wherever its camera is.
     window = config.fragment_views if config.released_fragments else len(candidates)
     taken: list[int] = []
     for candidate in range(len(candidates)):

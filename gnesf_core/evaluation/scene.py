@@ -41,18 +41,11 @@ def _geometry(
     config: EvaluationConfig,
 ) -> dict[str, object]:
     """Score the surface whole, and trimmed to what the depth camera saw."""
-
-    def seen(points: np.ndarray) -> np.ndarray:
-        chosen = geometry.seen_by_cameras(
-            points, _views(frames), config.trim_tolerance_m, config.depth_max_m
-        )
-        return points[chosen]
-
     vertices = predicted.vertices_world.astype(np.float64)
     return {
         "whole": geometry.surface_scores(vertices, truth_vertices, config),
-        "trimmed": geometry.surface_scores(
-            seen(vertices), seen(truth_vertices), config
+        "trimmed": geometry.trimmed_surface_scores(
+            vertices, truth_vertices, _views(frames), config
         ),
     }
 

@@ -28,7 +28,9 @@ _ORTHOGONALITY_TOLERANCE = 2e-2
 _FARTHEST_TRANSLATION_M = 1e3
 
 
-def _like(matrix: np.ndarray | Tensor, points: np.ndarray | Tensor) -> Tensor:
+def _like(
+    matrix: np.ndarray | Tensor, points: np.ndarray | Tensor
+) -> np.ndarray | Tensor:
     """Return `matrix` as the kind of array that `points` is."""
     if isinstance(points, Tensor):
         return torch.as_tensor(matrix, dtype=points.dtype, device=points.device)

@@ -121,9 +121,10 @@ class _PlaneCaster:
         if len(self._corners) == 0:
             return triangle, torch.full_like(triangle, torch.inf, dtype=torch.float64)
         height = ((self._corners[:, 0] - origin) * self._normal).sum(-1)
-        safe = triangle.clamp(min=0)
-        rate = (self._normal[safe] * rays).sum(-1)
-        t = height[safe] / rate
+        safe = triangle.clamp(min=0).reshape(-1)
+        normal = self._normal.index_select(0, safe)
+        rate = torch.einsum("nc,nc->n", normal, rays.reshape(-1, 3).to(normal))
+        t = (height.index_select(0, safe) / rate).reshape(triangle.shape)
         hit = (triangle >= 0) & torch.isfinite(t) & (t > 0)
         return torch.where(hit, triangle, -1), torch.where(hit, t, torch.inf)
 

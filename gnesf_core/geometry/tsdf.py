@@ -88,26 +88,23 @@ def pyramid_grids(
 
 
 def depth_bounds(
-    depth_m: Float[np.ndarray, "frames h w"],
+    depth_m: Float[np.ndarray, "h w"],
     intrinsics: Float[np.ndarray, "3 3"],
-    world_from_camera: Float[np.ndarray, "frames 4 4"],
+    world_from_camera: Float[np.ndarray, "4 4"],
     max_depth_m: float,
 ) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
-    """Return the corners of the world box around all depth that fusion will use.
+    """Return the corners of the world box around the depth of one frame.
 
-    Where no frame has depth the lower corner is +inf and the upper -inf, so that the
-    bounds of several calls combine by minimum and maximum.
+    Only depth that fusion will use counts. Without any the lower corner is +inf and the
+    upper -inf, so that the bounds of several frames combine by minimum and maximum.
     """
-    lower, upper = np.full(3, np.inf), np.full(3, -np.inf)
-    rays = camera.pixel_rays(intrinsics, depth_m.shape[2], depth_m.shape[1])
-    rays = rays.astype(np.float32)
-    for depth, pose in zip(depth_m, world_from_camera, strict=True):
-        seen = (depth > 0) & (depth <= max_depth_m)
-        if seen.any():
-            points = camera.transform(pose, rays[seen] * depth[seen][:, None])
-            lower = np.minimum(lower, points.min(0))
-            upper = np.maximum(upper, points.max(0))
-    return lower, upper
+    v, u = np.nonzero((depth_m > 0) & (depth_m <= max_depth_m))
+    if len(v) == 0:
+        return np.full(3, np.inf), np.full(3, -np.inf)
+    depth = depth_m[v, u].astype(np.float64)
+    rays = camera.pixel_rays(intrinsics, depth_m.shape[1], depth_m.shape[0])
+    points = camera.transform(world_from_camera, rays[v, u] * depth[:, None])
+    return points.min(0).astype(np.float64), points.max(0).astype(np.float64)
 
 
 def pixel_from_voxel(

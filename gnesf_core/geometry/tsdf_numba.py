@@ -11,8 +11,13 @@ Both shortcuts are conservative: they decide only what every voxel would have de
 Each block belongs to one thread, so results do not depend on the number of threads.
 Threads are Python's, running compiled code that releases the interpreter lock: numba's
 own do not survive a fork and abort the process when two callers meet.
-"""
 
+Compiled functions are not annotated: numba infers their types from `_Views` and from
+the arrays that `integrate` has checked.
+"""
+# ruff: noqa: ANN001, ANN202
+
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,15 +69,16 @@ class _Views(NamedTuple):
 
 def _compiled(function: Callable) -> Callable:
     """Compile `function` on its first call, or load it from where numba can cache."""
+    plain = inspect.unwrap(function)  # tests wrap functions to check their types
     try:
-        return numba.njit(cache=True, **_OPTIONS)(function)
+        return numba.njit(cache=True, **_OPTIONS)(plain)
     except RuntimeError:  # no writable folder to cache in
-        return numba.njit(**_OPTIONS)(function)
+        return numba.njit(**_OPTIONS)(plain)
 
 
 def _inlined(function: Callable) -> Callable:
     """Compile `function` into its callers."""
-    return numba.njit(forceinline=True, **_OPTIONS)(function)
+    return numba.njit(forceinline=True, **_OPTIONS)(inspect.unwrap(function))
 
 
 def integrate(
@@ -112,7 +118,11 @@ def integrate(
             spread(_fill_pyramids, depths, limit, tiles, lows, highs)
             for volume in volumes:
                 matrices, ranges = _reach(
-                    volume, intrinsics, world_from_camera[batch], (width, height), limit
+                    volume,
+                    intrinsics,
+                    world_from_camera[batch],
+                    (width, height),
+                    max_depth_m,
                 )
                 views = _Views(
                     depths.reshape(-1),
@@ -433,7 +443,7 @@ def _add_views(tsdf, weight, views, lane, lanes):
 
 @_inlined
 def _frames_in_reach(views, bi, bj, active):
-    """List the frames that reach a column of blocks; return how many, and the blocks."""
+    """List the frames that reach a column; return their number and the blocks."""
     count, first, last = 0, 1 << 30, 0
     for frame in range(views.ranges.shape[0]):
         low, high = views.ranges[frame, 0], views.ranges[frame, 1]

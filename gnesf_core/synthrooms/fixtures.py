@@ -207,7 +207,7 @@ def vanity(rng: Rng) -> Furniture:
     parts = [
         loft(rings, "ceramic", segments=22, power=2.8, cap_low=False),
         cylinder((0, y - 0.06), 0.11, 0, height - 0.16, "ceramic", top_radius=0.08),
-        *_tap(0, 0.07, height + 0.002, "steel"),
+        *_tap(0.0, 0.07, height + 0.002, "steel"),
     ]
     return Furniture((Thing("sink", tuple(parts)),), 2 * a, depth + 0.04, height)
 

@@ -93,9 +93,10 @@ class ShadowedLight:
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
         """Return how strongly the light arrives, and unit directions towards it."""
         towards = self.position - points
-        squared = (towards * towards).sum(1)
-        towards = towards / squared.sqrt().clamp(min=1e-4)[:, None]
-        cosine = (normals * towards).sum(1)
+        squared = (towards[:, 0] ** 2 + towards[:, 1] ** 2) + towards[:, 2] ** 2
+        towards = towards * squared.clamp(min=1e-8).rsqrt()[:, None]
+        x, y, z = towards.unbind(1)
+        cosine = normals[:, 0] * x + normals[:, 1] * y + normals[:, 2] * z
         strength = (0.92 * cosine + 0.08).clamp(min=0.0) / (0.6 + squared)
         if self.facing.any():
             strength = strength * (0.35 - 0.65 * (towards @ self.facing)).clamp(min=0.0)
@@ -103,12 +104,16 @@ class ShadowedLight:
 
     def visible(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """Return the share of each point that the light sees, softened by a texel."""
-        offset = points - self.position
-        reach, axis = offset.abs().max(1)
-        sign = offset.gather(1, axis[:, None])[:, 0] < 0
-        face = (axis * 2 + sign.long()) * CUBE_TEXELS**2
-        u = offset.gather(1, ((axis + 1) % 3)[:, None])[:, 0] / reach
-        v = offset.gather(1, ((axis + 2) % 3)[:, None])[:, 0] / reach
+        x, y, z = (points - self.position).unbind(1)
+        a, b, c = x.abs(), y.abs(), z.abs()
+        on_x, on_y = (a >= b) & (a >= c), b >= c
+        reach = torch.maximum(torch.maximum(a, b), c)
+        # The axes after the face's own, cyclically, are its columns and rows.
+        main = torch.where(on_x, x, torch.where(on_y, y, z))
+        u = torch.where(on_x, y, torch.where(on_y, z, x)) / reach
+        v = torch.where(on_x, z, torch.where(on_y, x, y)) / reach
+        axis = torch.where(on_x, 0, torch.where(on_y, 2, 4))
+        face = (axis + (main < 0)) * CUBE_TEXELS**2
         u, v = (((x + 1) * CUBE_TEXELS / 2 - 0.5) for x in (u, v))
         limit = CUBE_TEXELS - 1
         u0, v0 = torch.floor(u).clamp(0, limit - 1), torch.floor(v).clamp(0, limit - 1)
@@ -116,7 +121,7 @@ class ShadowedLight:
         at = face + v0.long() * CUBE_TEXELS + u0.long()
         nearest = reach * (1 - BIAS) - BIAS_M
         lit = [
-            (self.distance[at + step] >= nearest).to(torch.float32)
+            (self.distance.index_select(0, at + step) >= nearest).to(torch.float32)
             for step in (0, 1, CUBE_TEXELS, CUBE_TEXELS + 1)
         ]
         return torch.lerp(

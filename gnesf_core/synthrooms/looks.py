@@ -50,8 +50,8 @@ LOOKS: dict[str, Look] = {
     "wall": Look(
         "plaster",
         ("e6dfcf", "d9e0e3", "e9e4dc", "cfd9c8", "e8d5b5", "d5cfe0", "c9d6dd"),
-        scale_m=(0.4, 0.8),
-        contrast=0.14,
+        scale_m=(0.5, 1.0),
+        contrast=0.11,
     ),
     "wallpaper": Look(
         "stripes",
@@ -68,7 +68,7 @@ LOOKS: dict[str, Look] = {
         0.12,
         0.3,
     ),
-    "ceiling": Look("plaster", ("f3f2ee", "ecebe6"), scale_m=(0.6, 1), contrast=0.06),
+    "ceiling": Look("plaster", ("f3f2ee", "ecebe6"), scale_m=(0.6, 1.0), contrast=0.06),
     "baseboard": Look("plain", ("f0efe9", "7a5a3c", "d7d2c6"), contrast=0.1),
     "floor_wood": Look(
         "planks",
@@ -81,9 +81,9 @@ LOOKS: dict[str, Look] = {
     "floor_carpet": Look(
         "mottle",
         ("8d8577", "6f7780", "9a8c78", "7c6a5c"),
-        ("6e675b", "565d66", "7b6e5c"),
-        (0.05, 0.1),
-        0.6,
+        ("766f63", "5e656e", "83765f"),
+        (0.04, 0.08),
+        0.5,
     ),
     "floor_tiles": Look(
         "tiles",
@@ -158,7 +158,7 @@ LOOKS: dict[str, Look] = {
         "poster",
         ("d8a24a", "6fa0b8", "c9785a", "8fae74", "b89ac2"),
         ("2f3f55", "7a2f2a", "f0e6d0", "34503c"),
-        (1, 1),
+        (1.0, 1.0),
     ),
     "picture_frame": Look("plain", ("2a2420", "b08a3c", "6b4428"), contrast=0.2),
     "counter": Look(

@@ -42,8 +42,8 @@ def camera_path(
     yaw = np.unwrap(np.arctan2(*(target - eye[:, :2]).T[::-1]))
     yaw += np.radians(38) * _wave(s, 5, phases[3]) + rng.normal(0, 0.006, frames)
     distance = np.linalg.norm(target - eye[:, :2], axis=1)
-    pitch = np.arctan2(eye[:, 2] - 0.75, np.maximum(distance, 1.0))
-    pitch += np.radians(7) * _wave(s, 7, phases[4]) + rng.normal(0, 0.005, frames)
+    pitch = np.arctan2(eye[:, 2] - 0.6, np.maximum(distance, 1.0))
+    pitch += np.radians(9) * _wave(s, 7, phases[4]) + rng.normal(0, 0.005, frames)
     pitch = np.clip(pitch, np.radians(5), np.radians(35))
     roll = np.radians(3.5) * _wave(s, 6, phases[5]) + rng.normal(0, 0.006, frames)
     return _kept_clear(eye, yaw, pitch, roll, caster, camera)
@@ -62,7 +62,7 @@ def _progress(frames: int, rng: np.random.Generator) -> Float64[np.ndarray, " fr
 
 
 def _wave(
-    s: Float64[np.ndarray, " n"], cycles: float, phases: Float64[np.ndarray, "3"]
+    s: Float64[np.ndarray, " n"], cycles: int, phases: Float64[np.ndarray, "3"]
 ) -> Float64[np.ndarray, " n"]:
     """Return a smooth, never repeating signal of about unit size."""
     angle = 2 * np.pi * s * cycles

@@ -16,7 +16,7 @@ from gnesf_core.synthrooms.surfaces import Surfaces
 from gnesf_core.synthrooms.textures import Textures
 
 # Where more rays are cast through a pixel on an edge, in pixels from its centre.
-EDGE_RAYS = ((-0.3, -0.1), (0.1, -0.3), (0.3, 0.2))
+EDGE_RAYS = ((-0.33, -0.17), (0.17, 0.33))
 
 
 @dataclass(frozen=True)
@@ -73,23 +73,31 @@ class Renderer:
         origin = room_from_camera[:3, 3]
         triangle, t = self.caster.cast(origin, rays)
         pixel = 1 / camera.intrinsics[0, 0]
-        color = self.shade(origin, rays.reshape(-1, 3), triangle, t, pixel)
         edge = torch.nonzero(self._edges(triangle).reshape(-1)).flatten()
         axes = torch.from_numpy(room_from_camera[:3, :2] * pixel).to(rays)
-        total = color[edge]
-        for du, dv in EDGE_RAYS:
-            near = rays.reshape(-1, 3)[edge] + du * axes[:, 0] + dv * axes[:, 1]
-            hit, distance = self.caster.cast(origin, near)
-            total += self.shade(origin, near, hit, distance, pixel)
-        color[edge] = total / (1 + len(EDGE_RAYS))
-        return color.reshape(*triangle.shape, 3), triangle
+        shifts = torch.tensor(EDGE_RAYS, device=self.device) @ axes.T
+        rays = rays.reshape(-1, 3)
+        near = (rays[edge] + shifts[:, None]).reshape(-1, 3)
+        near_triangle, near_t = self.caster.cast(origin, near)
+        # All at once: shading costs more by the call than by the ray.
+        color = self.shade(
+            origin,
+            torch.cat([rays, near]),
+            torch.cat([triangle.reshape(-1), near_triangle]),
+            torch.cat([t.reshape(-1), near_t]),
+            pixel,
+        )
+        centre, beside = color[: len(rays)], color[len(rays) :]
+        beside = beside.reshape(len(EDGE_RAYS), -1, 3).sum(0)
+        centre[edge] = (centre[edge] + beside) / (1 + len(EDGE_RAYS))
+        return centre.reshape(*triangle.shape, 3), triangle
 
     def shade(
         self,
         origin: Float64[np.ndarray, "3"],
         rays: Float[Tensor, "n 3"],
-        triangle: Int64[Tensor, "..."],
-        t: Float64[Tensor, "..."],
+        triangle: Int64[Tensor, " n"],
+        t: Float64[Tensor, " n"],
         pixel: float,
     ) -> Float[Tensor, "n 3"]:
         """Return the linear colour that each ray sees; black where it leaves the room.
@@ -101,7 +109,6 @@ class Renderer:
             t: where.
             pixel: width of a pixel at t = 1, for fading details.
         """
-        triangle, t = triangle.reshape(-1), t.reshape(-1)
         missed = triangle < 0
         depth = torch.where(missed, 1.0, t).to(torch.float32)
         start = torch.as_tensor(origin, dtype=torch.float32, device=self.device)
@@ -123,27 +130,34 @@ class Renderer:
 
         Without rays nothing gleams and every surface is lit on its outer side.
         """
-        maps = self._attributes[triangle]
-        values = (points[:, :, None] * maps[:, :3]).sum(1) + maps[:, 3]
-        normals = torch.nn.functional.normalize(values[:, 2:], dim=1)
+        maps = self._attributes.index_select(0, triangle)
+        x, y, z = points[:, :1], points[:, 1:2], points[:, 2:]
+        values = torch.addcmul(maps[:, 3], maps[:, 0], x)
+        values = values.addcmul_(maps[:, 1], y).addcmul_(maps[:, 2], z)
+        normals = unit(values[:, 2:])
         if rays is not None:
-            away = (normals * rays).sum(1, keepdim=True) > 0
-            normals = torch.where(away, -normals, normals)
-        material = self._material[triangle]
+            away = dot(normals, rays) > 0
+            normals = torch.where(away[:, None], -normals, normals)
+        material = self._material.index_select(0, triangle)
         albedo = self.textures.albedo(material, values[:, :2], footprint_m)
-        glows = self.textures.glows[material]
-        up = 0.85 + 0.15 * normals[:, 2:]
-        total = self._ambient * up * self._openness(points, normals)[:, None]
+        openness = self._openness(points, normals)
+        sky = openness * (0.85 + 0.15 * normals[:, 2])
+        total = sky[:, None] * self._ambient
+        gloss = self.textures.gloss.index_select(0, material)
+        shiny = torch.nonzero(gloss).flatten()
         gleam = torch.zeros_like(total)
-        view = None if rays is None else torch.nn.functional.normalize(rays, dim=1)
         for light in self.lights:
             strength, towards = light.arriving(points, normals)
-            total = total + strength[:, None] * light.color
-            if view is not None:
-                half = torch.nn.functional.normalize(towards - view, dim=1)
-                shine = (half * normals).sum(1).clamp(min=0) ** 48
-                gleam += (shine * strength)[:, None] * light.color
-        color = albedo * total + gleam * (0.5 * self.textures.gloss[material])[:, None]
+            total.addcmul_(strength[:, None], light.color)
+            if rays is not None and len(shiny):
+                view = unit(rays.index_select(0, shiny))
+                half = unit(towards.index_select(0, shiny) - view)
+                shine = dot(half, normals.index_select(0, shiny)).clamp(min=0) ** 48
+                shine *= strength.index_select(0, shiny)
+                shine *= gloss.index_select(0, shiny) * 0.5
+                gleam.index_add_(0, shiny, shine[:, None] * light.color)
+        color = torch.addcmul(gleam, albedo, total)
+        glows = self.textures.glows.index_select(0, material)
         return torch.where(glows[:, None], albedo * 0.95, color)
 
     def _openness(
@@ -187,6 +201,17 @@ class Renderer:
         edge[1:] |= down
         edge[:-1] |= down
         return edge
+
+
+def dot(a: Float[Tensor, "n 3"], b: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    """Return the inner product of each pair of vectors."""
+    # Faster than a reduction over an axis of three.
+    return a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]
+
+
+def unit(vectors: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """Return the vectors scaled to length one."""
+    return vectors * dot(vectors, vectors).clamp(min=1e-20).rsqrt()[:, None]
 
 
 def depth_failure(material: Material) -> float:

@@ -230,13 +230,20 @@ def _decorate(plan: Plan, rng: Rng, pictures: int) -> None:
         plan.on_wall(clutter.framed(rng, "picture"), rng, 1.15, 2.1)
     if rng.random() < 0.8:
         plan.at_wall(clutter.trash_can(rng), rng, clear=0.1, corner=0.3)
-    extras = [clutter.radiator, clutter.plant, clutter.box_pile, clutter.bag]
-    for index in rng.permutation(len(extras))[: int(rng.integers(1, 4))]:
+    extras = [
+        clutter.radiator,
+        clutter.plant,
+        clutter.box_pile,
+        clutter.bag,
+        clutter.box_pile,
+        furniture.ottoman,
+    ]
+    for index in rng.permutation(len(extras))[: int(rng.integers(2, 6))]:
         plan.at_wall(extras[index](rng), rng, clear=0.15, corner=0.4)
 
 
 def _living(layout: Rng, rng: Rng) -> tuple[Plan, str, str]:
-    plan = draw_plan(layout, 4.2, 5.8)
+    plan = draw_plan(layout, 4.1, 5.4)
     cut_openings(plan, layout, int(layout.integers(1, 3)), 0.9)
     _must(plan.at_wall(furniture.bed(rng), layout, clear=0.4, corner=0.3))
     seat = furniture.sofa(rng)
@@ -245,16 +252,19 @@ def _living(layout: Rng, rng: Rng) -> tuple[Plan, str, str]:
     low = _topped(furniture.coffee_table(rng), rng, 0.0, {}, 0)
     low = _topped(low, rng, low.height, _small(rng), 2)
     target = matrix @ place(0.0, seat.depth + rng.uniform(0.35, 0.5), 0.0, 0.0)
-    fits = plan.contains(rectangle(target, low.width, 0, low.depth)).all() and not any(
-        overlap(rectangle(target, low.width, 0, low.depth), f) for f in plan.footprints
+    fits = plan.contains(
+        rectangle(target, low.width, 0.0, low.depth)
+    ).all() and not any(
+        overlap(rectangle(target, low.width, 0.0, low.depth), f)
+        for f in plan.footprints
     )
     _must(fits)
     plan.things += [thing.moved(target) for thing in low.things]
-    plan.footprints.append(rectangle(target, low.width, 0, low.depth))
+    plan.footprints.append(rectangle(target, low.width, 0.0, low.depth))
     if rng.random() < 0.6:
         mat = clutter.rug(rng, low.width + 0.7, low.depth + 0.6)
         spot = target @ place(0.0, -0.3, 0.001, 0.0)
-        if plan.contains(rectangle(spot, mat.width, 0, mat.depth)).all():
+        if plan.contains(rectangle(spot, mat.width, 0.0, mat.depth)).all():
             plan.things += [thing.moved(spot) for thing in mat.things]
     _must(plan.at_wall(furniture.wardrobe(rng), layout, clear=0.5, corner=0.5))
     options = [
@@ -279,7 +289,7 @@ def _living(layout: Rng, rng: Rng) -> tuple[Plan, str, str]:
         ),
         furniture.side_table(rng),
     ]
-    for index in rng.permutation(len(options))[: int(rng.integers(4, 8))]:
+    for index in rng.permutation(len(options))[: int(rng.integers(5, 9))]:
         plan.at_wall(options[index], layout, clear=0.3, corner=0.3)
     if rng.random() < 0.3:
         _desk_with_chair(plan, rng)
@@ -289,7 +299,7 @@ def _living(layout: Rng, rng: Rng) -> tuple[Plan, str, str]:
 
 
 def _kitchen(layout: Rng, rng: Rng) -> tuple[Plan, str, str]:
-    plan = draw_plan(layout, 3.6, 5.2)
+    plan = draw_plan(layout, 3.5, 4.8)
     cut_openings(plan, layout, int(layout.integers(1, 3)), 0.55)
     run = fixtures.kitchen_run(rng, float(layout.uniform(1.9, 2.7)))
     _must(plan.at_wall(run, layout, clear=0.8, corner=0.7))
@@ -315,7 +325,7 @@ def _kitchen(layout: Rng, rng: Rng) -> tuple[Plan, str, str]:
 
 
 def _bathroom(layout: Rng, rng: Rng) -> tuple[Plan, str, str]:
-    plan = draw_plan(layout, 2.7, 3.7)
+    plan = draw_plan(layout, 2.5, 3.4)
     cut_openings(plan, layout, 1, 0.2)
     _must(plan.at_wall(fixtures.bathtub(rng), layout, clear=0.5, corner=0.9))
     sink = fixtures.vanity(rng)
@@ -359,7 +369,7 @@ def _off_line(wall: object, point: np.ndarray) -> float:
 
 
 def _office(layout: Rng, rng: Rng) -> tuple[Plan, str, str]:
-    plan = draw_plan(layout, 3.8, 5.4)
+    plan = draw_plan(layout, 3.7, 5.1)
     cut_openings(plan, layout, int(layout.integers(1, 3)), 0.4)
     for index in range(int(rng.integers(2, 4))):
         placed = _desk_with_chair(plan, rng)

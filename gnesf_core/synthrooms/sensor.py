@@ -51,7 +51,7 @@ class ColorSensor:
         wander = rng.normal(0, 0.035, 3)
         self.cast = wander if self.cast is None else 0.7 * self.cast + 0.7 * wander
         level = float(np.median(linear.mean(-1)))
-        gain = (0.2 / max(level, 0.01)) ** 0.75 * np.exp(rng.normal(0, 0.16))
+        gain = (0.23 / max(level, 0.01)) ** 0.8 * np.exp(rng.normal(0, 0.16))
         image = linear * (gain * np.exp(self.cast)).astype(np.float32)
         image = _blurred(image, *self._motion(linear.shape[1]))
         image *= _vignette(*linear.shape[:2])[..., None]
@@ -64,7 +64,7 @@ class ColorSensor:
 
     def _motion(self, width: int) -> tuple[float, float]:
         """Return the image's motion during the exposure, in pixels."""
-        length = min(self.rng.exponential(0.006), 0.025) * width
+        length = min(self.rng.exponential(0.0045), 0.02) * width
         angle = self.rng.normal(0, 0.6) + np.pi * self.rng.integers(2)
         return length * np.cos(angle), length * np.sin(angle)
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from gnesf_core.shapes import Float64, Int64
 
-Vector = Sequence[float] | np.ndarray
+Number = float | int
+Vector = Sequence[Number] | np.ndarray
 
 # The faces of a box: axis of the outward normal, its sign, axes of u and v.
 _BOX_FACES = {
@@ -48,12 +49,12 @@ class Part:
         """Return the part moved by `offset`."""
         return replace(self, vertices=self.vertices + np.asarray(offset, float))
 
-    def turned(self, degrees: float, axis: int = 2) -> "Part":
+    def turned(self, degrees: Number, axis: int = 2) -> "Part":
         """Return the part turned about a coordinate axis through the origin."""
         return self.moved(turn(degrees, axis))
 
 
-def turn(degrees: float, axis: int = 2) -> Float64[np.ndarray, "4 4"]:
+def turn(degrees: Number, axis: int = 2) -> Float64[np.ndarray, "4 4"]:
     """Return the rotation about a coordinate axis, right-handed."""
     matrix = np.eye(4)
     i, j = (axis + 1) % 3, (axis + 2) % 3
@@ -62,7 +63,9 @@ def turn(degrees: float, axis: int = 2) -> Float64[np.ndarray, "4 4"]:
     return matrix
 
 
-def place(x: float, y: float, z: float, degrees: float) -> Float64[np.ndarray, "4 4"]:
+def place(
+    x: Number, y: Number, z: Number, degrees: Number
+) -> Float64[np.ndarray, "4 4"]:
     """Return the turn about z followed by a move to (x, y, z)."""
     matrix = turn(degrees)
     matrix[:3, 3] = x, y, z
@@ -105,7 +108,7 @@ def box(
 
 
 def panel(
-    centre: Vector, width: float, height: float, normal: Vector, material: str
+    centre: Vector, width: Number, height: Number, normal: Vector, material: str
 ) -> Part:
     """Return an upright rectangle; uv runs over 0..1 from its upper left corner."""
     normal = np.asarray(normal, float) / np.linalg.norm(normal)
@@ -119,11 +122,11 @@ def panel(
 
 
 def loft(
-    rings: Sequence[tuple[float, float, float, float, float]],
+    rings: Sequence[tuple[Number, ...]],
     material: str,
     *,
     segments: int = 14,
-    power: float = 2.0,
+    power: Number = 2.0,
     smooth: bool = False,
     cap_low: bool = True,
     cap_high: bool = True,
@@ -154,13 +157,13 @@ def loft(
 
 def cylinder(
     centre: Vector,
-    radius: float,
-    low: float,
-    high: float,
+    radius: Number,
+    low: Number,
+    high: Number,
     material: str,
     *,
     segments: int = 12,
-    top_radius: float | None = None,
+    top_radius: Number | None = None,
 ) -> Part:
     """Return an upright cylinder or cone stump about (x, y)."""
     x, y = centre[0], centre[1]
@@ -169,7 +172,7 @@ def cylinder(
     return loft(rings, material, segments=segments)
 
 
-def cushion(low: Vector, high: Vector, material: str, *, bulge: float = 0.35) -> Part:
+def cushion(low: Vector, high: Vector, material: str, *, bulge: Number = 0.35) -> Part:
     """Return a soft block that fills the box, rounded over `bulge` of its height."""
     low, high = np.asarray(low, float), np.asarray(high, float)
     (x, y), (w, d) = ((low + high) / 2)[:2], ((high - low) / 2)[:2]
@@ -199,13 +202,13 @@ def ball(centre: Vector, radii: Vector, material: str, *, segments: int = 12) ->
 def drape(
     start: Vector,
     end: Vector,
-    low: float,
-    high: float,
+    low: Number,
+    high: Number,
     material: str,
     *,
-    waves: float,
-    depth: float,
-    phase: float = 0.0,
+    waves: Number,
+    depth: Number,
+    phase: Number = 0.0,
 ) -> Part:
     """Return a hanging cloth in waves between two points of the floor plan.
 
@@ -294,7 +297,7 @@ def _triangulated(
     return Part(vertices, triangles[solid], uv, normals, material)
 
 
-def _cap(ring: Float64[np.ndarray, "n 3"], side: float, material: str) -> Part:
+def _cap(ring: Float64[np.ndarray, "n 3"], side: Number, material: str) -> Part:
     vertices = np.concatenate([ring, ring.mean(0, keepdims=True)])
     i = np.arange(len(ring))
     triangles = np.stack([i, (i + 1) % len(ring), np.full(len(ring), len(ring))], 1)

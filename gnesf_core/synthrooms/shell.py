@@ -6,7 +6,7 @@ import numpy as np
 
 from gnesf_core.synthrooms.furniture import Rng
 from gnesf_core.synthrooms.plan import Opening, Plan, Wall, rectangle
-from gnesf_core.synthrooms.shapes import Part, box, drape, join, panel
+from gnesf_core.synthrooms.shapes import Number, Part, box, drape, join, panel
 from gnesf_core.synthrooms.things import Thing
 
 LEAF_DEPTH_M = 0.07  # door leaves stand behind the wall's surface
@@ -40,7 +40,8 @@ def _cut_door(plan: Plan, wall: Wall, rng: Rng) -> None:
 def _door_parts(width: float, high: float, rng: Rng) -> list[Part]:
     half, y = width / 2, -LEAF_DEPTH_M
     leaf = box((-half, y - 0.04, 0), (half, y, high), "door", upright=True)
-    parts = [leaf, *_casing(width, 0.0, high, y, sill=False)]
+    threshold = box((-half, y, -0.02), (half, 0.0, 0.0), "door_frame")
+    parts = [leaf, threshold, *_casing(width, 0.0, high, y, sill=False)]
     rows = int(rng.integers(1, 4))
     columns = int(rng.integers(1, 3))
     for row, column in itertools.product(range(rows), range(columns)):
@@ -83,7 +84,7 @@ def _cut_window(wall: Wall, height: float, rng: Rng) -> Opening | None:
         return None
     s0 = rng.uniform(0.4, wall.length - width - 0.4)
     opening = Opening("window", s0, s0 + width, low, high)
-    if not wall.is_free(s0 - 0.25, s0 + width + 0.25, 0, high):
+    if not wall.is_free(s0 - 0.25, s0 + width + 0.25, 0.0, high):
         return None
     wall.openings.append(opening)
     return opening
@@ -214,10 +215,10 @@ def _slab(plan: Plan, z: float, up: float, role: str) -> Part:
 
 
 def _flat(
-    low: tuple[float, float, float],
-    high: tuple[float, float, float],
+    low: tuple[Number, Number, Number],
+    high: tuple[Number, Number, Number],
     axes: tuple[int, int],
-    normal: tuple[float, float, float],
+    normal: tuple[Number, Number, Number],
     role: str,
 ) -> Part:
     ends = np.array([low, high])

@@ -54,13 +54,18 @@ class Textures:
             footprint_m: width of a pixel at the point; details smaller than it fade.
         """
         result = torch.zeros((len(material), 3), device=uv.device)
-        kind = self.pattern[material]
+        kind = self.pattern.index_select(0, material)
         for index, name in enumerate(self.names):
             chosen = torch.nonzero(kind == index).flatten()
             if len(chosen):
-                which = material[chosen]
-                patch = _Patch(self, which, uv[chosen], footprint_m[chosen])
-                result[chosen] = PATTERNS[name](patch)
+                which = material.index_select(0, chosen)
+                patch = _Patch(
+                    self,
+                    which,
+                    uv.index_select(0, chosen),
+                    footprint_m.index_select(0, chosen),
+                )
+                result.index_copy_(0, chosen, PATTERNS[name](patch))
         return result.clamp(0.0, 1.0)
 
     def sample(self, u: Tensor, v: Tensor) -> Tensor:
@@ -72,9 +77,11 @@ class Textures:
         column, row = column.long() & mask, row.long() & mask
         row, below = row * NOISE_TEXELS, ((row + 1) & mask) * NOISE_TEXELS
         right = (column + 1) & mask
-        top = torch.lerp(self.noise[row + column], self.noise[row + right], x)
-        bottom = torch.lerp(self.noise[below + column], self.noise[below + right], x)
-        return torch.lerp(top, bottom, y)
+        a, b, c, d = (
+            self.noise.index_select(0, at)
+            for at in (row + column, row + right, below + column, below + right)
+        )
+        return torch.lerp(torch.lerp(a, b, x), torch.lerp(c, d, x), y)
 
 
 class _Patch:
@@ -84,8 +91,9 @@ class _Patch:
         self, textures: Textures, material: Tensor, uv: Tensor, footprint_m: Tensor
     ) -> None:
         self.textures = textures
-        self.a, self.b, self.c = textures.colors[material].unbind(1)
-        numbers = textures.numbers[material].unbind(1)
+        colors = textures.colors.index_select(0, material)
+        self.a, self.b, self.c = colors.unbind(1)
+        numbers = textures.numbers.index_select(0, material).unbind(1)
         self.scale, self.contrast, turned, offset_u, offset_v, self.seed = numbers
         self.raw_u, self.raw_v = uv.unbind(1)
         swap = turned > 0.5
@@ -127,8 +135,9 @@ def _plain(p: _Patch) -> Tensor:
 
 def _plaster(p: _Patch) -> Tensor:
     broad = p.noise(p.u / p.scale * 0.5, p.v / p.scale * 0.5) - 0.5
-    fine = (p.noise(p.u * 14, p.v * 14) - 0.5) * p.fade(torch.full_like(p.u, 0.02))
-    return p.shaded(p.a, 0.5 + p.contrast * (1.2 * broad + 0.8 * fine))
+    # Roughness at the size of a few pixels: stereo needs something to hold on to.
+    rough = p.noise(p.u * 5, p.v * 5) - 0.5
+    return p.shaded(p.a, 0.5 + p.contrast * (0.6 * broad + rough))
 
 
 def _brushed(p: _Patch) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gnesf_core.shapes import Float64
-from gnesf_core.synthrooms.shapes import Part, box
+from gnesf_core.synthrooms.shapes import Number, Part, box
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Thing:
         parts = tuple(part.moved(target_from_thing) for part in self.parts)
         return replace(self, parts=parts)
 
-    def shifted(self, x: float, y: float, z: float) -> "Thing":
+    def shifted(self, x: Number, y: Number, z: Number) -> "Thing":
         """Return the thing moved by an offset."""
         return replace(self, parts=tuple(p.shifted((x, y, z)) for p in self.parts))
 

@@ -71,26 +71,30 @@ def subdivide(
 
     Triangles that share an edge share its middle, so that no cracks open. Only edges
     that are nearly as long as their triangle's longest are cut at a time, which keeps
-    triangles well shaped.
+    triangles well shaped. Triangles with short edges only are done and set aside.
     """
-    while True:
-        pairs = np.sort(np.stack([faces, np.roll(faces, -1, 1)], -1).reshape(-1, 2), 1)
-        code = pairs[:, 0] * len(vertices) + pairs[:, 1]
-        unique, inverse = np.unique(code, return_inverse=True)
-        ends = np.stack([unique // len(vertices), unique % len(vertices)], 1)
-        lengths = np.linalg.norm(vertices[ends[:, 0]] - vertices[ends[:, 1]], axis=1)
-        of_face = inverse.reshape(-1, 3)
-        face_lengths = lengths[of_face]
-        wanted = face_lengths >= 0.75 * face_lengths.max(1, keepdims=True)
-        split = np.zeros(len(unique), bool)
-        split[of_face[wanted & (face_lengths > edge_m)]] = True
-        if not split.any():
-            return vertices, faces, source
-        middle = np.full(len(unique), -1)
-        middle[split] = len(vertices) + np.arange(split.sum())
-        middles = vertices[ends[split]].mean(1)
-        vertices = np.concatenate([vertices, middles])
-        faces, source = _split_faces(faces, middle[of_face], source)
+    done_faces, done_source = [], []
+    while len(faces):
+        ends = vertices[faces]
+        lengths = np.linalg.norm(ends - np.roll(ends, -1, 1), axis=2)
+        long = (lengths > edge_m).any(1)
+        done_faces.append(faces[~long])
+        done_source.append(source[~long])
+        faces, source, lengths = faces[long], source[long], lengths[long]
+        pairs = np.sort(np.stack([faces, np.roll(faces, -1, 1)], -1), -1)
+        code = pairs[..., 0] * len(vertices) + pairs[..., 1]
+        wanted = (lengths > edge_m) & (
+            lengths >= 0.75 * lengths.max(1, initial=0, keepdims=True)
+        )
+        split = np.unique(code[wanted])
+        at = np.searchsorted(split, code).clip(max=max(len(split) - 1, 0))
+        middles = (
+            np.where(split[at] == code, len(vertices) + at, -1) if len(faces) else code
+        )
+        a, b = split // len(vertices), split % len(vertices)
+        vertices = np.concatenate([vertices, (vertices[a] + vertices[b]) / 2])
+        faces, source = _split_faces(faces, middles, source)
+    return vertices, np.concatenate(done_faces), np.concatenate(done_source)
 
 
 def _split_faces(

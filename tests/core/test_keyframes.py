@@ -145,18 +145,20 @@ def test_released_fragments_equal_the_published_rule_on_random_paths(seed):
     np.testing.assert_array_equal(keys.indices[keys.fragments], windows)
 
 
+def degrees_between(axes, others):
+    return np.degrees(np.arccos(np.clip((axes * others).sum(1), -1, 1)))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_every_skipped_frame_is_near_the_key_frame_before_it(seed):
     poses = random_path(np.random.default_rng(seed), 300)
     keys = select(poses)
     assert set(keys.fragments.ravel()) == set(range(len(keys.indices)))
     before = keys.indices[np.searchsorted(keys.indices, range(300), side="right") - 1]
-    angles = np.degrees(np.arccos(np.clip(
-        (poses[:, :3, 2] * poses[before, :3, 2]).sum(1), -1, 1)))  # fmt: skip
+    angles = degrees_between(poses[:, :3, 2], poses[before, :3, 2])
     moves = np.abs(poses[:, 0, 3] - poses[before, 0, 3])
     assert (angles <= 15).all() and (moves <= 0.1).all()
-    steps = np.abs(np.diff(poses[keys.indices, 0, 3]))
-    turns = np.degrees(np.arccos(np.clip(
-        (poses[keys.indices[1:], :3, 2] * poses[keys.indices[:-1], :3, 2]).sum(1),
-        -1, 1)))  # fmt: skip
+    keyed = poses[keys.indices]
+    steps = np.abs(np.diff(keyed[:, 0, 3]))
+    turns = degrees_between(keyed[1:, :3, 2], keyed[:-1, :3, 2])
     assert ((steps > 0.1) | (turns > 15)).all()

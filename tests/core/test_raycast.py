@@ -171,9 +171,10 @@ def test_engines_agree_on_a_large_mesh_whose_triangles_share_edges():
 def test_both_sides_are_hit_and_nothing_behind_the_origin(engine):
     vertices, triangles = _box(np.zeros(3), np.ones(3))
     flipped = triangles[:, ::-1]
+    origin = np.array([-2, 0.3, 0.3])
     rays = np.array([[1.0, 0.1, 0.05], [-1.0, 0.1, 0.05]])
     for faces in (triangles, flipped):
-        triangle, t = make_caster(vertices, faces, engine).cast([-2, 0.3, 0.3], rays)
+        triangle, t = make_caster(vertices, faces, engine).cast(origin, rays)
         assert t[0] == pytest.approx(2.0) and triangle[0] >= 0
         assert np.isinf(t[1]) and triangle[1] == -1
 

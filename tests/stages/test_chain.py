@@ -128,7 +128,7 @@ def test_tables_state_their_protocol_and_add_counts_before_dividing(chain, tmp_p
     one = read_json(chain["scores"])["semantics"]["miou"]
     assert f"| {100 * one:.1f} |" in page
     true_wall = read_json(chain["scores"])["semantics"]["classes"][0]["truth"]
-    assert f"oracle,wall," in out["classes"].read_text()
+    assert "oracle,wall," in out["classes"].read_text()
     assert f",{2 * true_wall}\n" in out["classes"].read_text()
 
 

@@ -47,9 +47,9 @@ def tree(tmp_path):
     [
         ("core/camera.py", "return n", "return n + 1", {"fuse"}),
         ("core/volume.py", "LIMIT = 3", "LIMIT = 4", {"fuse"}),
-        ("core/volume.py", "def helper(n):\n    return n", "def helper(n):\n    return 0",
+        ("core/volume.py", "helper(n):\n    return n", "helper(n):\n    return 0",
          {"fuse"}),
-        ("core/volume.py", "def unused(n):\n    return n", "def unused(n):\n    return 0",
+        ("core/volume.py", "unused(n):\n    return n", "unused(n):\n    return 0",
          set()),
         ("core/mesh.py", "self.a = 1", "self.a = 2", {"fuse"}),
         ("core/score.py", "return 1", "return 2", {"score"}),

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,9 @@ from gnesf_core.config import (
     TargetsConfig,
 )
 
+ENVIRONMENT = os.environ | {
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+}
 TINY = ("--configfile", "tests/tiny/config.yaml")
 
 
@@ -176,12 +180,9 @@ def test_every_profile_and_overlay_parses(tree):
 def test_two_runs_at_once_do_not_spoil_each_other(tree):
     command = [sys.executable, "-m", "snakemake", "--cores", "1", *TINY,
                "resources/synthrooms/scannetv2_val.txt"]  # fmt: skip
-    environment = os.environ | {
-        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    }
     runs = [
         subprocess.Popen(
-            command, cwd=tree.root, env=environment,
+            command, cwd=tree.root, env=ENVIRONMENT,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for _ in range(2)
@@ -196,11 +197,8 @@ def test_two_runs_at_once_do_not_spoil_each_other(tree):
 
 def test_a_killed_run_goes_on_with_the_same_command(tree):
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *TINY, "frames"]
-    environment = os.environ | {
-        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    }
     run = subprocess.Popen(
-        command, cwd=tree.root, env=environment, start_new_session=True,
+        command, cwd=tree.root, env=ENVIRONMENT, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     frames = tree.root / "results/synthrooms/logs/synthesize_scene"

@@ -1,0 +1,77 @@
+"""Surfaces of truncated signed distances."""
+
+import numpy as np
+
+from gnesf_core.geometry.tsdf import Grid
+from gnesf_core.shapes import Bool, Float32, Int32, Integer, Shaped
+
+# A mean this close to 1 comes from free space alone. Distances climb from 0 to 1 over
+# the truncation, so that a cell, whose diagonal is shorter, holds both ends only where
+# depth jumps: there the crossing is the side of a shadow, not a surface.
+_SATURATED = 0.99
+
+
+def extract_surface(
+    tsdf: Float32[np.ndarray, "x y z"],
+    weight: Shaped[np.ndarray, "x y z"],
+    grid: Grid,
+) -> tuple[Float32[np.ndarray, "vertices 3"], Int32[np.ndarray, "faces 3"]]:
+    """Return vertices in world metres and triangles of the zero level of `tsdf`.
+
+    Only cells are used whose 8 corners have weight and which no jump of depth crosses,
+    so that the surface is a single layer without a shell behind it. Triangles are
+    counterclockwise seen from free space. Without a surface both arrays are empty.
+    """
+    from skimage.measure import marching_cubes
+
+    cells = _surface_cells(tsdf, weight)
+    if not cells.any():
+        return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)
+    box = _bounding_box(cells)
+    voxels = tuple(slice(side.start, side.stop + 1) for side in box)
+    # The library asks the mask at a cell's last corner.
+    mask = np.pad(cells[box], ((1, 0), (1, 0), (1, 0)))
+    ijk, faces, _, _ = marching_cubes(
+        tsdf[voxels], 0.0, mask=mask, allow_degenerate=False
+    )
+    ijk, faces = _without_orphans(ijk, faces)
+    ijk += np.array([side.start for side in box], np.float32)
+    vertices = grid.origin_world + grid.voxel_size_m * ijk.astype(np.float64)
+    return vertices.astype(np.float32), faces
+
+
+def _surface_cells(
+    tsdf: Float32[np.ndarray, "x y z"], weight: Shaped[np.ndarray, "x y z"]
+) -> Bool[np.ndarray, "i j k"]:
+    """Tell which cells, named by their first corner, hold a piece of surface."""
+    observed = _corners_all(weight > 0)
+    positive = tsdf >= 0
+    crossed = ~_corners_all(positive) & ~_corners_all(~positive)
+    return observed & crossed & _corners_all(tsdf < _SATURATED)
+
+
+def _corners_all(condition: Bool[np.ndarray, "x y z"]) -> Bool[np.ndarray, "i j k"]:
+    """Tell for which cells `condition` holds at all 8 corners."""
+    for axis in range(3):
+        count = condition.shape[axis]
+        first = condition.take(range(count - 1), axis)
+        condition = first & condition.take(range(1, count), axis)
+    return condition
+
+
+def _bounding_box(cells: Bool[np.ndarray, "i j k"]) -> tuple[slice, slice, slice]:
+    """Return the smallest box of cells that holds all that are true."""
+    sides = []
+    for others in ((1, 2), (0, 2), (0, 1)):
+        used = np.flatnonzero(cells.any(others))
+        sides.append(slice(int(used[0]), int(used[-1]) + 1))
+    return sides[0], sides[1], sides[2]
+
+
+def _without_orphans(
+    vertices: Float32[np.ndarray, "vertices 3"], faces: Integer[np.ndarray, "faces 3"]
+) -> tuple[Float32[np.ndarray, "used 3"], Int32[np.ndarray, "faces 3"]]:
+    """Drop vertices that no face uses."""
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    return vertices[used], (np.cumsum(used) - 1)[faces].astype(np.int32)
