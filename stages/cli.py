@@ -111,7 +111,8 @@ def _value(name: str, kind: Any, text: Any) -> Any:
 
 def settings(kind: Any, text: str, place: str) -> Any:
     """Build a settings dataclass from JSON; name the key that is wrong."""
-    names = {field.name for field in dataclasses.fields(kind)}
+    types = {field.name: field.type for field in dataclasses.fields(kind)}
+    names = set(types)
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -127,4 +128,6 @@ def settings(kind: Any, text: str, place: str) -> Any:
             found=f"missing {sorted(names - given)}, unknown {sorted(given - names)}",
             remedy="take them from config/config.yaml",
         )
-    return kind(**values)
+    # A whole number is a fine value for a length.
+    whole = {n: float(v) for n, v in values.items() if types[n] is float}
+    return kind(**(values | whole))

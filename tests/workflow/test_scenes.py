@@ -40,7 +40,8 @@ def test_a_missing_list_is_named(tmp_path):
 
 
 def test_the_workflow_counts_the_rooms_that_the_core_makes():
-    rest = dict.fromkeys(SynthRoomsConfig.__dataclass_fields__, 0) | COUNTS
+    fields = SynthRoomsConfig.__dataclass_fields__
+    rest = {name: field.type(0) for name, field in fields.items()} | COUNTS
     made = scene_names(SynthRoomsConfig(**rest))
     counted = read_splits(
         "synthrooms", {"datasets": {"synthrooms": {}}, "synthrooms": rest}
