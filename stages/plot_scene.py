@@ -3,40 +3,53 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.patches import Patch
 
-from gnesf_core.data.images import encode_png
 from gnesf_core.data.meshes import read_mesh
-from gnesf_core.data.publish import write_bytes
+from gnesf_core.data.publish import publish
 from gnesf_core.data.scannet import read_mesh_labels
-from gnesf_core.labels import train_ids_from_nyu40
+from gnesf_core.labels import CLASS_NAMES, IGNORE, train_ids_from_nyu40
 from gnesf_core.viz import picture
 from stages.cli import run
+from stages.plot_style import plt
 
 SIZE = (640, 480)
 
 
-def main(mesh: Path, truth: Path, out: Path) -> None:
+def main(mesh: Path, truth: Path, out: Path, field: str) -> None:
     """Draw prediction (left) and truth (right), above (top) and inside (bottom)."""
     predicted, _ = read_mesh(mesh)
     vertices, faces, nyu40 = read_mesh_labels(truth)
+    true_labels = train_ids_from_nyu40(nyu40)
     surfaces = [
         (predicted.vertices_world, predicted.faces, predicted.label),
-        (vertices, faces, train_ids_from_nyu40(nyu40)),
+        (vertices, faces, true_labels),
     ]
     viewpoints = [
         picture.top_viewpoint(vertices, *SIZE),
         picture.inside_viewpoint(vertices, faces, *SIZE),
     ]
-    rows = [
-        picture.side_by_side(
-            [
-                picture.render_mesh(v, f, picture.class_colors(labels), viewpoint)
-                for v, f, labels in surfaces
-            ]
-        )
-        for viewpoint in viewpoints
+    figure, axes = plt.subplots(2, 2, figsize=(10, 8.1))
+    for row, viewpoint in zip(axes, viewpoints, strict=True):
+        for cell, (points, triangles, labels) in zip(row, surfaces, strict=True):
+            colors = picture.class_colors(labels)
+            cell.imshow(picture.render_mesh(points, triangles, colors, viewpoint))
+            cell.axis("off")
+    for cell, name in zip(axes[0], (field, "ground truth"), strict=True):
+        cell.set_title(name, fontsize=11)
+    present = np.unique(np.concatenate([predicted.label, true_labels]))
+    figure.legend(handles=_legend(present), loc="outside lower center", ncols=7)
+    with publish(out) as temporary:
+        figure.savefig(temporary, format="png", dpi=128)
+
+
+def _legend(labels: np.ndarray) -> list[Patch]:
+    names = {IGNORE: "no class"} | dict(enumerate(CLASS_NAMES))
+    colors = picture.class_colors(labels) / 255
+    return [
+        Patch(color=color, label=names[label])
+        for color, label in zip(colors, labels.tolist(), strict=True)
     ]
-    write_bytes(out, encode_png(np.concatenate(rows)))
 
 
 if __name__ == "__main__":

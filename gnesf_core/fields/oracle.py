@@ -22,13 +22,13 @@ def label_points(
 ) -> tuple[
     UInt8[np.ndarray, " n"], Float32[np.ndarray, " n"], UInt8[np.ndarray, "n 3"]
 ]:
-    """Return class, confidence and colour of surface points from all key frames.
+    """Return class, confidence and colour of surface points from all kept frames.
 
     A scene without 2D labels gets `IGNORE` everywhere, and its colours.
     """
     votes = SurfaceVotes(points_world)
     nothing = np.full(frames.color_size[::-1], IGNORE, np.uint8)
-    for position in np.flatnonzero(frames.is_key).tolist():
+    for position in range(len(frames)):
         votes.add_view(
             frames.labels(position) if frames.has_labels else nothing,
             frames.color(position),

@@ -5,7 +5,6 @@ Most of them belong to no class of the benchmark and become void.
 
 import numpy as np
 
-from gnesf_core.synthrooms.furniture import Rng
 from gnesf_core.synthrooms.shapes import (
     Part,
     ball,
@@ -16,7 +15,7 @@ from gnesf_core.synthrooms.shapes import (
     loft,
     panel,
 )
-from gnesf_core.synthrooms.things import Furniture, Thing, pick
+from gnesf_core.synthrooms.things import Furniture, Rng, Thing, pick
 
 
 def towel_rail(rng: Rng) -> Furniture:

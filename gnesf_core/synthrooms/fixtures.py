@@ -1,7 +1,6 @@
 """Builders of kitchens and bathrooms."""
 
 from gnesf_core.synthrooms.clutter import bottle
-from gnesf_core.synthrooms.furniture import Rng
 from gnesf_core.synthrooms.shapes import (
     Part,
     box,
@@ -10,7 +9,7 @@ from gnesf_core.synthrooms.shapes import (
     loft,
     panel,
 )
-from gnesf_core.synthrooms.things import Furniture, Thing, fronts
+from gnesf_core.synthrooms.things import Furniture, Rng, Thing, fronts
 
 
 def kitchen_run(rng: Rng, width: float) -> Furniture:

@@ -159,14 +159,12 @@ class Plan:
         rng: np.random.Generator,
         *,
         clear: float = 0.45,
-        angle: float | None = None,
     ) -> np.ndarray | None:
         """Stand an item anywhere in the room, with free floor around it."""
         low, high = self.corners.min(0), self.corners.max(0)
         for _ in range(TRIES):
             x, y = rng.uniform(low, high)
             degrees = rng.choice([0.0, 90.0, 180.0, 270.0]) + rng.normal(0, 4)
-            degrees = degrees if angle is None else angle
             matrix = place(x, y, 0.0, degrees)
             matrix[:2, 3] -= matrix[:2, 1] * item.depth / 2
             if self.fixed(item, matrix, clear=clear):

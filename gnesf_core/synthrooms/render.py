@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gnesf_core.geometry.camera import pixel_rays
 from gnesf_core.geometry.raycast import make_caster
-from gnesf_core.shapes import Bool, Float, Float32, Float64, Int64
+from gnesf_core.shapes import Bool, Float, Float64, Int64
 from gnesf_core.synthrooms.lighting import Light, ShadowedLight
 from gnesf_core.synthrooms.looks import Material
 from gnesf_core.synthrooms.plan import Plan
@@ -69,7 +69,7 @@ class Renderer:
         self, room_from_camera: Float64[np.ndarray, "4 4"], camera: Camera
     ) -> tuple[Float[Tensor, "h w 3"], Int64[Tensor, "h w"]]:
         """Return linear colours, smooth at edges, and the triangle at pixel centres."""
-        rays = self._rays(room_from_camera, camera)
+        rays = self._rays(room_from_camera, camera).to(torch.float32)
         origin = room_from_camera[:3, 3]
         triangle, t = self.caster.cast(origin, rays)
         pixel = 1 / camera.intrinsics[0, 0]
@@ -185,11 +185,11 @@ class Renderer:
 
     def _rays(
         self, room_from_camera: Float64[np.ndarray, "4 4"], camera: Camera
-    ) -> Float32[Tensor, "h w 3"]:
+    ) -> Float64[Tensor, "h w 3"]:
         rays = pixel_rays(camera.intrinsics, camera.width, camera.height)
         rays = torch.from_numpy(rays).to(self.device)
         turn = torch.from_numpy(room_from_camera[:3, :3].copy()).to(self.device)
-        return (rays @ turn.T).to(torch.float32)
+        return rays @ turn.T
 
     def _edges(self, triangle: Int64[Tensor, "h w"]) -> Bool[Tensor, "h w"]:
         """Return where a pixel and a neighbour see different parts."""

@@ -4,10 +4,9 @@ import itertools
 
 import numpy as np
 
-from gnesf_core.synthrooms.furniture import Rng
 from gnesf_core.synthrooms.plan import Opening, Plan, Wall, rectangle
 from gnesf_core.synthrooms.shapes import Number, Part, box, drape, join, panel
-from gnesf_core.synthrooms.things import Thing
+from gnesf_core.synthrooms.things import Rng, Thing
 
 LEAF_DEPTH_M = 0.07  # door leaves stand behind the wall's surface
 PANE_DEPTH_M = 0.13

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnesf_core.shapes import Bool, Float
+from gnesf_core.shapes import Float
 from gnesf_core.synthrooms.looks import Material
 
 NOISE_TEXELS = 512  # the noise repeats after so many
@@ -341,8 +341,3 @@ def _smooth_cells(cells: np.ndarray) -> np.ndarray:
     after = (start + 1) % len(cells)
     rows = cells[start] * (1 - t[:, None]) + cells[after] * t[:, None]
     return rows[:, start] * (1 - t) + rows[:, after] * t
-
-
-def is_glowing(textures: Textures, material: Tensor) -> Bool[Tensor, " n"]:
-    """Return which points shine by themselves."""
-    return textures.glows[material]

@@ -8,6 +8,8 @@ import numpy as np
 from gnesf_core.shapes import Float64
 from gnesf_core.synthrooms.shapes import Number, Part, box
 
+Rng = np.random.Generator
+
 
 @dataclass(frozen=True)
 class Thing:

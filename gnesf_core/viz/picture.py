@@ -34,6 +34,9 @@ _CEILING_THICKNESS_M = 0.2
 _EYE_ABOVE_FLOOR_M = 1.9
 _INSIDE_FIELD_OF_VIEW = np.deg2rad(82.0)
 _INSIDE_NEAR_M = 0.25
+_WALL_DISTANCES_M = (0.4, 0.8, 1.3)  # places to stand, from the wall
+_BEFORE_THE_EYE_M = 1.0  # nearer surfaces hide the room rather than show it
+_SIDES = ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, 0), (1, 0), (0, -1), (0, 1))
 _MARGIN = 0.94  # share of the picture that a scene fills
 
 
@@ -106,33 +109,35 @@ def inside_viewpoint(
     width: int,
     height: int,
 ) -> Viewpoint:
-    """Stand in the corner of the room that shows most, looking to the far corner.
+    """Stand at the edge of the room that shows most, looking across.
 
-    A quick picture from each of the four corners decides: most visible surface wins,
-    so a corner behind a cupboard, or outside an L-shaped room, loses.
+    Quick pictures from the corners and the middles of the walls, some closer to the
+    wall than others, decide: the widest view wins, where whatever stands right before
+    the eye counts as nothing. So a place behind a cupboard or a curtain loses, and so
+    does one outside an L-shaped room.
     """
     low, high = _robust_bounds(vertices)
     centre, half = (low + high) / 2, (high - low) / 2
     eye_z = low[2] + min(_EYE_ABOVE_FLOOR_M, 0.8 * (high[2] - low[2]))
     target_z = low[2] + 0.4 * (eye_z - low[2])
-    inset = np.maximum(half[:2] - 0.4, 0.5 * half[:2])
     focal = 0.5 * width / np.tan(_INSIDE_FIELD_OF_VIEW / 2)
     intrinsics = _intrinsics(focal, width, height)
     coarse = scale_intrinsics(intrinsics, (width, height), (48, 36))
     caster = make_caster(vertices, faces)
-    candidates = []
-    for corner in ((-1, -1), (1, -1), (1, 1), (-1, 1)):
-        signs = np.array(corner)
-        eye = np.append(centre[:2] + signs * inset, eye_z)
-        target = np.append(centre[:2] - 0.6 * signs * inset, target_z)
-        pose = look_at(eye, target)
-        rays = pixel_rays(coarse, 48, 36) @ pose[:3, :3].T
-        _, depth_m = caster.cast(eye, rays)
-        # A pixel's share of surface grows with the square of its distance.
-        shown = np.where(np.isfinite(depth_m), np.minimum(depth_m, 10.0), 0.0) ** 2
-        candidates.append((shown.sum(), pose))
-    _, pose = max(candidates, key=lambda candidate: candidate[0])
-    return Viewpoint(pose, intrinsics, width, height, near_m=_INSIDE_NEAR_M)
+    best_shown, best_pose = -1.0, np.eye(4)
+    for wall_m in _WALL_DISTANCES_M:
+        inset = np.maximum(half[:2] - wall_m, 0.4 * half[:2])
+        for side in _SIDES:
+            offset = np.array(side) * inset
+            eye = np.append(centre[:2] + offset, eye_z)
+            pose = look_at(eye, np.append(centre[:2] - 0.6 * offset, target_z))
+            rays = pixel_rays(coarse, 48, 36) @ pose[:3, :3].T
+            _, depth_m = caster.cast(eye, rays)
+            counts = np.isfinite(depth_m) & (depth_m > _BEFORE_THE_EYE_M)
+            shown = np.where(counts, np.minimum(depth_m, 6.0), 0.0).mean()
+            if shown > best_shown:
+                best_shown, best_pose = shown, pose
+    return Viewpoint(best_pose, intrinsics, width, height, near_m=_INSIDE_NEAR_M)
 
 
 def top_view(

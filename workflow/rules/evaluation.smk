@@ -106,4 +106,4 @@ rule plot_scene:
         "Picturing {wildcards.field} on {wildcards.scene}"
     shell:
         "python -m stages.plot_scene --mesh {input.mesh:q} --truth {input.truth:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --out {output:q} --field {wildcards.field:q} > {log:q} 2>&1"
