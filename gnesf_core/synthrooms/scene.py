@@ -22,6 +22,7 @@ from gnesf_core.data.scannet import (
     write_scene_list,
 )
 from gnesf_core.data.sens import SensWriter
+from gnesf_core.data.store import INVALID_DEPTH
 from gnesf_core.geometry.camera import invert_rigid, pixel_rays, transform
 from gnesf_core.shapes import Bool, Float32, Float64, Int64
 from gnesf_core.synthrooms import truth
@@ -40,6 +41,7 @@ from gnesf_core.synthrooms.surfaces import Surfaces, gather
 
 log = logging.getLogger(__name__)
 
+SCANNED_M = 3.5  # what no camera came closer to is not in the ground-truth mesh
 FRAME_US = 33_333  # ScanNet's sensors take thirty frames a second
 
 
@@ -192,7 +194,9 @@ def _shoot(
                 instance_zip.write(index, instances[thing])
             if not film.lost[index]:
                 hidden = np.flatnonzero(~seen)
-                true_depth[true_depth > config.depth_range_m] = np.inf
+                # A scan's mesh holds what was measured, and from near enough.
+                measured = (depth != 0) & (depth != INVALID_DEPTH)
+                true_depth[~measured | (true_depth > SCANNED_M)] = 0
                 seen[hidden] = truth.seen_by(
                     mesh.vertices[hidden], pose, film.depth_camera, true_depth
                 )

@@ -141,7 +141,7 @@ def test_a_picture_shows_prediction_and_truth(chain, room, tmp_path):
 
     write_mesh_labels(truth, mesh.vertices_world, mesh.faces, mesh.label * 0 + 1)
     plot_scene.main(chain["oracle.ply"], truth, tmp_path / "picture.png", "oracle")
-    picture = np.asarray(Image.open(tmp_path / "picture.png"))
+    picture = np.asarray(Image.open(tmp_path / "picture.png").convert("RGB"))
     assert min(picture.shape[:2]) > 900
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
 
