@@ -26,6 +26,7 @@ rule all:
         results("frames/{scene}.h5", scene=SCENES),
         results("targets/{scene}.h5", scene=SCENES),
         results("tables/val.md"),
+        results("tables/val.html"),
         results("figures/val_classes.svg"),
         results("figures/{field}/{scene}.png", field=FIELDS, scene=SPLITS["val"]),
     message:

@@ -18,8 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 FRAMES_PER_JOB = ("frames/{}.h5", "targets/{}.h5")
 VALIDATION = ("fields/oracle/{}.ply", "fields/oracle/{}.json", "figures/oracle/{}.png")
-TABLES = ("tables/val.md", "tables/val.csv", "tables/val_classes.csv",
-          "tables/val_scenes.csv", "figures/val_classes.svg")  # fmt: skip
+TABLES = ("tables/val.md", "tables/val.html", "tables/val.csv",
+          "tables/val_classes.csv", "tables/val_scenes.csv",
+          "figures/val_classes.svg")  # fmt: skip
 
 
 def make_up(folder: Path, scenes: int) -> Path:

@@ -14,7 +14,8 @@ from snakemake.cli import main
 def with_core_count(arguments: list[str]) -> list[str]:
     """Write `all` behind every `--cores` that no number follows."""
     completed = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for position, argument in enumerate(arguments, 1):
+        following = arguments[position] if position < len(arguments) else ""
         completed.append(argument)
         if argument in ("--cores", "-c") and not re.fullmatch(r"\d+|all", following):
             completed.append("all")

@@ -17,6 +17,7 @@ def main(
     classes: Path,
     scenes: Path,
     markdown: Path,
+    html: Path,
 ) -> None:
     """Read every scene's scores; write one table per question, and one page."""
     rows = [read_json(path) for path in scores]
@@ -26,8 +27,10 @@ def main(
         scenes: pd.DataFrame(summary.per_scene(rows)),
     }
     for path, table in tables.items():
-        write_text(path, table.to_csv(index=False, float_format="%.6f"))
-    write_text(markdown, summary.page(rows, f"{dataset}, {split} split"))
+        write_text(path, table.to_csv(index=False))
+    title, blocks = f"{dataset}, {split} split", summary.blocks(rows)
+    write_text(markdown, summary.markdown(title, blocks))
+    write_text(html, summary.html_page(title, blocks))
 
 
 if __name__ == "__main__":

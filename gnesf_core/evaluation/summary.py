@@ -4,7 +4,10 @@ Semantic scores come from the sum of all confusions: sums before ratios, never a
 of means. Geometry and depth are averaged over scenes, as the papers do.
 """
 
+import html
+import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,21 @@ _GEOMETRY = (
 )
 _DEPTH = ("abs_rel", "abs_diff_m", "sq_rel_m", "rmse_m", "log_rmse", "r1", "r2", "r3",
           "completeness")  # fmt: skip
+
+_HTML_HEAD = """<!doctype html>
+<html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.45 sans-serif; max-width: 70em; margin: 1em auto; padding: 0 1em }}
+div {{ overflow-x: auto }}
+table {{ border-collapse: collapse }}
+th, td {{ padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd }}
+th:first-child, td:first-child {{ text-align: left }}
+th {{ vertical-align: bottom }}
+p {{ max-width: 50em; color: #444 }}
+</style>
+<h1>{title}</h1>"""
 
 
 def fields_of(rows: Sequence[Scores]) -> list[str]:
@@ -87,48 +105,91 @@ def per_scene(rows: Sequence[Scores]) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: (line["field"], line["miou"] or 0.0))
 
 
-def page(rows: Sequence[Scores], title: str) -> str:
-    """Write all tables as one Markdown page that states its protocols."""
+@dataclass(frozen=True)
+class Block:
+    """One table with the protocol of its numbers."""
+
+    title: str
+    protocol: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+def blocks(rows: Sequence[Scores]) -> list[Block]:
+    """Return the tables of a split, the one that a reader would quote first."""
     lines = per_field(rows)
-    blocks = [f"# {title}", _semantics_block(rows, lines), _geometry_block(rows, lines)]
-    blocks += [_depth_block(lines), _class_block(rows), _scene_block(rows)]
-    return "\n\n".join(blocks) + "\n"
+    return [
+        _semantics_block(rows, lines),
+        _geometry_block(rows, lines),
+        _depth_block(lines),
+        _class_block(rows),
+        _scene_block(rows),
+    ]
 
 
-def _semantics_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> str:
+def markdown(title: str, tables: Sequence[Block]) -> str:
+    """Write tables as one Markdown page."""
+    parts = [f"# {title}"]
+    for table in tables:
+        lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+        body = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+        text = textwrap.fill(table.protocol, 88)
+        parts.append("\n\n".join(filter(None, [f"## {table.title}", text, body])))
+    return "\n\n".join(parts) + "\n"
+
+
+def html_page(title: str, tables: Sequence[Block]) -> str:
+    """Write tables as one HTML page that needs nothing else."""
+    parts = [_HTML_HEAD.format(title=html.escape(title))]
+    for table in tables:
+        parts.append(f"<h2>{html.escape(table.title)}</h2>")
+        parts.append(f"<p>{html.escape(table.protocol)}</p>" if table.protocol else "")
+        parts.append("<div><table>" + _html_row("th", table.columns))
+        parts.extend(_html_row("td", row) for row in table.rows)
+        parts.append("</table></div>")
+    return "\n".join(parts) + "\n"
+
+
+def _html_row(tag: str, values: Sequence[Any]) -> str:
+    cells = "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)
+    return f"<tr>{cells}</tr>"
+
+
+def _semantics_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Block:
     absent = semantics.scannet_scores(total(rows, lines[0]["field"]))["classes_absent"]
-    table = _table(
-        ["field", "scenes", "mIoU", "classes", "mIoU of 20", "mAcc", "accuracy",
-         "released GNeSF mIoU", "released GNeSF mAcc"],
+    percent = (
+        "scannet_miou", "scannet_miou_of_20", "scannet_mean_accuracy",
+        "scannet_overall_accuracy", "released_gnesf_miou",
+        "released_gnesf_mean_accuracy",
+    )  # fmt: skip
+    return Block(
+        "Semantics",
+        "Protocol: each true vertex takes the class of its nearest predicted vertex, "
+        "however far (Atlas); IoU by the rule of ScanNet's 3D label benchmark "
+        "(vertices without a true class skipped, a void prediction is wrong); "
+        "confusions added over scenes. mIoU is the mean over the classes that are "
+        'scored; "of 20" counts absent ones as 0. '
+        f'Absent: {", ".join(absent) or "none"}. "Released GNeSF" is what its '
+        "released evaluation would print: void becomes wall, means always divided by "
+        "20. All in percent.",
+        ["field", "scenes", "classes scored", "mIoU", "mIoU of 20", "mAcc",
+         "accuracy", "released GNeSF mIoU", "released GNeSF mAcc"],
         [
-            [
-                line["field"], line["scenes"], _percent(line["scannet_miou"]),
-                line["classes_scored"], _percent(line["scannet_miou_of_20"]),
-                _percent(line["scannet_mean_accuracy"]),
-                _percent(line["scannet_overall_accuracy"]),
-                _percent(line["released_gnesf_miou"]),
-                _percent(line["released_gnesf_mean_accuracy"]),
-            ]
+            [line["field"], line["scenes"], line["classes_scored"]]
+            + [_percent(line[name]) for name in percent]
             for line in lines
         ],
     )  # fmt: skip
-    return f"""## Semantics
-
-Protocol: each true vertex takes the class of its nearest predicted vertex, however far
-(Atlas); IoU by the rule of ScanNet's 3D label benchmark (vertices without a true class
-skipped, a void prediction is wrong); confusions added over scenes. mIoU is the mean
-over the classes that are scored; "of 20" counts absent ones as 0. Absent:
-{", ".join(absent) or "none"}. "Released GNeSF" is what its released evaluation
-would print: void becomes wall, means always divided by 20. All in percent.
-
-{table}"""
 
 
-def _geometry_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> str:
+def _geometry_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Block:
     first = rows[0]["geometry"]["whole"]
-    headings = ["field", "extent"] + [title for _, title in _GEOMETRY]
-    table = _table(
-        headings,
+    return Block(
+        "Geometry",
+        f"Protocol: vertices of both meshes, thinned to {first['down_sample_m']} m; "
+        f"threshold {first['threshold_m']} m; mean over scenes. Trimmed leaves out "
+        "what no depth camera saw, in both meshes; whole leaves out nothing.",
+        ["field", "extent"] + [title for _, title in _GEOMETRY],
         [
             [line["field"], extent]
             + [_fixed(line[f"{extent}_{name}"]) for name, _ in _GEOMETRY]
@@ -136,38 +197,31 @@ def _geometry_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> str:
             for extent in ("trimmed", "whole")
         ],
     )
-    return f"""## Geometry
-
-Protocol: vertices of both meshes, thinned to {first["down_sample_m"]} m; threshold
-{first["threshold_m"]} m; mean over scenes. "Trimmed" leaves out what no depth camera
-saw, in both meshes; "whole" leaves out nothing.
-
-{table}"""
 
 
-def _depth_block(lines: list[dict[str, Any]]) -> str:
-    table = _table(
+def _depth_block(lines: list[dict[str, Any]]) -> Block:
+    return Block(
+        "Depth",
+        "Protocol: depth cast off the predicted mesh against the sensor's, over all "
+        "kept frames; mean over frames, then scenes. Completeness: share of measured "
+        "pixels with a prediction.",
         ["field", *(name.replace("_", " ") for name in _DEPTH)],
         [
             [line["field"], *(_fixed(line[f"depth_{name}"]) for name in _DEPTH)]
             for line in lines
         ],
     )
-    return f"""## Depth
-
-Protocol: depth cast off the predicted mesh against the sensor's, over all kept frames;
-mean over frames, then scenes. Completeness: share of measured pixels with a prediction.
-
-{table}"""
 
 
-def _class_block(rows: Sequence[Scores]) -> str:
+def _class_block(rows: Sequence[Scores]) -> Block:
     fields = fields_of(rows)
     by_field = {
         field: semantics.scannet_scores(total(rows, field))["classes"]
         for field in fields
     }
-    table = _table(
+    return Block(
+        "IoU per class",
+        "By ScanNet's rule, in percent.",
         ["class", *fields, "true vertices"],
         [
             [name]
@@ -176,26 +230,19 @@ def _class_block(rows: Sequence[Scores]) -> str:
             for index, name in enumerate(CLASS_NAMES)
         ],
     )
-    return f"## IoU per class, percent\n\n{table}"
 
 
-def _scene_block(rows: Sequence[Scores]) -> str:
-    table = _table(
+def _scene_block(rows: Sequence[Scores]) -> Block:
+    return Block(
+        "Scenes, worst first",
+        "",
         ["field", "scene", "mIoU", "accuracy", "F-score, trimmed"],
         [
-            [
-                line["field"], line["scene"], _percent(line["miou"]),
-                _percent(line["overall_accuracy"]), _fixed(line["f_score_trimmed"]),
-            ]
+            [line["field"], line["scene"], _percent(line["miou"]),
+             _percent(line["overall_accuracy"]), _fixed(line["f_score_trimmed"])]
             for line in per_scene(rows)
         ],
     )  # fmt: skip
-    return f"## Scenes, worst first\n\n{table}"
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -118,13 +118,13 @@ def test_the_submission_has_one_benchmark_id_per_vertex(chain, room, tmp_path):
 
 
 def test_tables_state_their_protocol_and_add_counts_before_dividing(chain, tmp_path):
-    names = ("fields", "classes", "scenes", "markdown")
+    names = ("fields", "classes", "scenes", "markdown", "html")
     out = {name: tmp_path / name for name in names}
     # Twice the same scene: sums double, ratios stay.
     summarize.main([chain["scores"], chain["scores"]], "tiny", "val", **out)
-    page = out["markdown"].read_text()
+    page = " ".join(out["markdown"].read_text().split())
     for words in ("nearest predicted vertex", "void becomes wall", "Trimmed"):
-        assert words in page
+        assert words in page and words in out["html"].read_text()
     one = read_json(chain["scores"])["semantics"]["miou"]
     assert f"| {100 * one:.1f} |" in page
     true_wall = read_json(chain["scores"])["semantics"]["classes"][0]["truth"]

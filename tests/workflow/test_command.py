@@ -16,6 +16,7 @@ SPEC.loader.exec_module(COMMAND)
 @pytest.mark.parametrize(
     ("given", "run"),
     [
+        ("", ""),
         ("--cores", "--cores all"),
         ("--cores frames", "--cores all frames"),
         ("--cores -n", "--cores all -n"),

@@ -32,8 +32,9 @@ rule summarize:
     input:
         split_scores,
     output:
-        markdown=report(
-            "results/{dataset}/tables/{split}.md",
+        markdown="results/{dataset}/tables/{split}.md",
+        html=report(
+            "results/{dataset}/tables/{split}.html",
             caption="../report/table.rst",
             category="Summary",
             labels={"split": "{split}", "table": "all fields"},
@@ -55,7 +56,7 @@ rule summarize:
         "python -m stages.summarize --scores {input:q} --dataset {wildcards.dataset:q}"
         " --split {wildcards.split:q} --fields {output.fields:q}"
         " --classes {output.classes:q} --scenes {output.scenes:q}"
-        " --markdown {output.markdown:q} > {log:q} 2>&1"
+        " --markdown {output.markdown:q} --html {output.html:q} > {log:q} 2>&1"
 
 
 rule plot_classes:

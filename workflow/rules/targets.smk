@@ -19,6 +19,7 @@ rule meshes:
 rule evaluation:
     input:
         results("tables/val.md"),
+        results("tables/val.html"),
 
 
 rule figures:
