@@ -5,11 +5,12 @@
 DIR holds the reader's `SensorData.py` from a ScanNet checkout (`SensReader/python`),
 made to run on Python 3 by its user; it needs imageio, cv2 and png.
 
-Two comparisons. "Extraction" is the whole job, each reader in its own way: ours indexes
-the file, checks every colour image, inflates every depth image, decodes one colour
-image in ten and hashes the file; the peer loads the file and exports depth, colour and
-poses as image and text files, which is the only way in which it hands out frames.
-"Loading" is the part with one result: the stored bytes and the pose of every frame.
+Two comparisons. "Extraction" is the whole job, each in its own way: ours is the stage
+`extract_frames`, which hashes the scan, checks every frame (all depth inflated), and
+writes key frames and every tenth frame to one file; the peer loads the scan and exports
+depth, colour and poses of all frames as image and text files, which is the only way in
+which it hands out frames. "Loading" is the part with one result: the stored bytes and
+the pose of every frame.
 """
 
 import argparse
@@ -25,12 +26,16 @@ from pathlib import Path
 
 import numpy as np
 
+from gnesf_core.config import FramesConfig
 from gnesf_core.data import images
 from gnesf_core.data.scan import ScanInfo
 from gnesf_core.data.sens import SensReader, SensWriter
+from gnesf_core.data.store import Frames
+from stages import extract_frames
 
 COLOR_SIZE, DEPTH_SIZE = (1296, 968), (640, 480)
 DISTINCT_FRAMES = 12
+CONFIG = FramesConfig(15.0, 0.1, 9, False, 10, 5)  # as in config/scannet.yaml
 Seconds = dict[str, float]
 
 
@@ -72,7 +77,9 @@ def write_scan(path: Path, count: int) -> None:
     frames = [make_frame(rng) for _ in range(min(count, DISTINCT_FRAMES))]
     with SensWriter(path, info, zlib_level=6) as writer:
         for index in range(count):
-            writer.add(np.eye(4), *frames[index % len(frames)])
+            pose = np.eye(4)
+            pose[0, 3] = 0.01 * index  # a key frame every eleven frames, as in ScanNet
+            writer.add(pose, *frames[index % len(frames)])
 
 
 def make_frame(rng: np.random.Generator) -> tuple[bytes, np.ndarray]:
@@ -92,10 +99,15 @@ def make_frame(rng: np.random.Generator) -> tuple[bytes, np.ndarray]:
 
 
 def measure_ours(path: Path) -> Seconds:
-    """Load every frame, then do the reading part of extraction, timing each step."""
+    """Load every frame, extract the scan to a store, and time the parts of that."""
     clock = Stopwatch()
+    store = path.with_suffix(".h5")
     clock("load", lambda: load_ours(path))
-    scan = clock("index", lambda: SensReader(path))
+    clock(
+        "extract to store",
+        lambda: extract_frames.main(path, store, "scene0000_00", "scannet", CONFIG),
+    )
+    scan = clock("  index", lambda: SensReader(path))
     info, frames = scan.info, range(scan.info.frame_count)
     color = "jpeg", info.color_width, info.color_height
 
@@ -103,10 +115,16 @@ def measure_ours(path: Path) -> Seconds:
         for index in frames:
             images.check_color(scan.color_bytes(index), *color, (path, f"{index}"))
 
-    clock("check colour", check)
-    clock("inflate depth", lambda: [scan.decode_depth(i).max() for i in frames])
-    clock("decode 10 % colour", lambda: [scan.decode_color(i) for i in frames[::10]])
-    clock("hash", scan.sha256)
+    def probe() -> None:
+        for index in frames[:: len(frames) // kept]:
+            images.probe_color(scan.color_bytes(index), *color, (path, f"{index}"))
+
+    with Frames(store) as written:
+        kept = len(written)
+    clock("  check colour", check)
+    clock("  inflate depth", lambda: [scan.decode_depth(i).max() for i in frames])
+    clock(f"  probe {kept} kept", probe)
+    clock("  hash", scan.sha256)
     scan.close()
     return clock.seconds
 
@@ -153,9 +171,9 @@ def load_peer(folder: Path) -> object:
 def report(name: str, rounds: list[Seconds], frames: int) -> tuple[float, float]:
     """Print the medians; return the seconds of loading and of extraction."""
     steps = {step: statistics.median(one[step] for one in rounds) for step in rounds[0]}
-    # The peer's load is part of its extraction; ours is measured beside it.
-    beside = {"load"} if name == "ours" else set()
-    counted = [step for step in steps if step not in beside]
+    # Ours is one stage, whose parts are measured once more beside it.
+    ours = name == "ours"
+    counted = [step for step in steps if not ours or step == "extract to store"]
     total = statistics.median(sum(one[step] for step in counted) for one in rounds)
     print(f"{name}: {frames / total:.1f} frames/s, {1e3 * total / frames:.2f} ms/frame")
     for step, seconds in steps.items():

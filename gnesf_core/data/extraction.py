@@ -114,8 +114,15 @@ def _choose(scan: Scan, usable: np.ndarray, config: FramesConfig) -> store.Selec
 
 
 def _color_decodes(scan: Scan, index: int) -> bool:
+    info = scan.info
     try:
-        scan.decode_color(index)
+        images.probe_color(
+            scan.color_bytes(index),
+            info.color_encoding,
+            info.color_width,
+            info.color_height,
+            (info.path, f"colour of frame {index}"),
+        )
     except BadInput as error:
         log.warning("%s", error)
         return False

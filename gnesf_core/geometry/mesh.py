@@ -5,9 +5,7 @@ import numpy as np
 from gnesf_core.geometry.tsdf import Grid
 from gnesf_core.shapes import Bool, Float32, Int32, Integer, Shaped
 
-# A mean this close to 1 comes from free space alone. Distances climb from 0 to 1 over
-# the truncation, so that a cell, whose diagonal is shorter, holds both ends only where
-# depth jumps: there the crossing is the side of a shadow, not a surface.
+# A mean this close to 1 comes from free space alone.
 _SATURATED = 0.99
 
 
@@ -43,19 +41,43 @@ def extract_surface(
 def _surface_cells(
     tsdf: Float32[np.ndarray, "x y z"], weight: Shaped[np.ndarray, "x y z"]
 ) -> Bool[np.ndarray, "i j k"]:
-    """Tell which cells, named by their first corner, hold a piece of surface."""
+    """Tell which cells, named by their first corner, hold a piece of surface.
+
+    Distances climb from 0 to 1 over the truncation. An edge of one voxel from behind a
+    surface to saturated free space is a jump of depth, the side of a shadow: no surface
+    seen at less than about 70 degrees climbs so fast.
+    """
     observed = _corners_all(weight > 0)
     positive = tsdf >= 0
     crossed = ~_corners_all(positive) & ~_corners_all(~positive)
-    return observed & crossed & _corners_all(tsdf < _SATURATED)
+    return observed & crossed & ~_has_jump(tsdf)
+
+
+def _has_jump(tsdf: Float32[np.ndarray, "x y z"]) -> Bool[np.ndarray, "i j k"]:
+    """Tell for which cells an edge leads from a negative value to a saturated one."""
+    negative, saturated = tsdf < 0, tsdf >= _SATURATED
+    jumps = np.zeros([max(side - 1, 0) for side in tsdf.shape], bool)
+    for axis in range(3):
+        near = [_shorten(values, axis, 0) for values in (negative, saturated)]
+        far = [_shorten(values, axis, 1) for values in (negative, saturated)]
+        edge = (near[0] & far[1]) | (near[1] & far[0])
+        for other in {0, 1, 2} - {axis}:
+            edge = _shorten(edge, other, 0) | _shorten(edge, other, 1)
+        jumps |= edge
+    return jumps
+
+
+def _shorten(
+    values: Bool[np.ndarray, "x y z"], axis: int, start: int
+) -> Bool[np.ndarray, "_ _ _"]:
+    """Drop the last layer along an axis, or with `start` 1 the first."""
+    return values.take(range(start, values.shape[axis] - 1 + start), axis)
 
 
 def _corners_all(condition: Bool[np.ndarray, "x y z"]) -> Bool[np.ndarray, "i j k"]:
     """Tell for which cells `condition` holds at all 8 corners."""
     for axis in range(3):
-        count = condition.shape[axis]
-        first = condition.take(range(count - 1), axis)
-        condition = first & condition.take(range(1, count), axis)
+        condition = _shorten(condition, axis, 0) & _shorten(condition, axis, 1)
     return condition
 
 
