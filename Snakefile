@@ -25,9 +25,8 @@ rule all:
     input:
         results("frames/{scene}.h5", scene=SCENES),
         results("targets/{scene}.h5", scene=SCENES),
-        results("tables/val.md"),
-        results("tables/val.html"),
-        results("figures/val_classes.svg"),
+        results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]),
+        results("figures/{split}_classes.svg", split=SCORED_SPLITS),
         results("figures/{field}/{scene}.png", field=FIELDS, scene=SPLITS["val"]),
     message:
         "Everything of {DATASET} is up to date"

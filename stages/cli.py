@@ -58,11 +58,6 @@ def run(main: Callable[..., None]) -> None:
     log.info("%s: done in %.1f s", name, time.monotonic() - started)
 
 
-def device() -> str:
-    """Name the device that heavy stages run on."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _threads() -> int:
     """Follow the scheduler's thread count, so that parallel jobs do not crowd."""
     return int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gnesf_core.config import EvaluationConfig
 from gnesf_core.data import store
-from gnesf_core.data.meshes import read_mesh
+from gnesf_core.data.meshes import expect_input, read_mesh
 from gnesf_core.data.provenance import provenance
 from gnesf_core.data.publish import sha256_of, write_json
 from gnesf_core.data.scannet import read_mesh_labels
@@ -25,6 +25,7 @@ def main(
     predicted, about = read_mesh(mesh)
     vertices, _, nyu40 = read_mesh_labels(truth)
     with store.Frames(frames, about["scene"]) as kept:
+        expect_input(mesh, about, "frames", kept.fingerprint)
         scores = score_scene(
             predicted, vertices, train_ids_from_nyu40(nyu40), kept, config
         )

@@ -7,7 +7,7 @@ from gnesf_core.data import store
 from gnesf_core.data.captures import open_scan
 from gnesf_core.data.provenance import provenance
 from gnesf_core.geometry.scan_fusion import fuse_scan
-from stages.cli import device, run
+from stages.cli import run
 
 
 def main(
@@ -16,7 +16,7 @@ def main(
     """Read the validity of frames from `frames` and their depth from `scan`."""
     with store.Frames(frames) as kept:
         source = open_scan(format, scan)
-        levels = fuse_scan(source, kept, config, device())
+        levels = fuse_scan(source, kept, config)
         source.close()
         inputs = {"frames": kept.fingerprint}
         made_by = provenance("fuse_targets", config, inputs)

@@ -73,10 +73,10 @@ def test_no_package_initialiser_does_anything():
 def test_conda_and_pip_users_get_the_same_environment():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = [d for d in environment["dependencies"] if isinstance(d, dict)][0]["pip"]
-    assert pip == ["-r requirements.txt", "-c constraints.txt"]
     assert "python=3.11" in environment["dependencies"]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
+    assert pip == pins
     assert all(re.match(r"[\w-]+==[\w.]+(; .*)?$", line) for line in pins), pins
     locked = dict(
         line.split("==")

@@ -66,9 +66,9 @@ def camera_path(count):
     return np.stack(poses)
 
 
-def cast(world_from_camera, size):
+def cast(world_from_camera, size, focal=0.8):
     """Return z-depth and label id per pixel, from slabs (no ray caster involved)."""
-    rays = pixel_rays(intrinsics(size), *size) @ world_from_camera[:3, :3].T
+    rays = pixel_rays(intrinsics(size, focal), *size) @ world_from_camera[:3, :3].T
     eye = world_from_camera[:3, 3]
     with np.errstate(divide="ignore", invalid="ignore"):
         out = np.where(rays > 0, (HIGH - eye) / rays, (LOW - eye) / rays)
@@ -138,3 +138,26 @@ def write_room(
     scannet.write_mesh_labels(mesh_labels, vertices, faces, nyu40)
     scannet.write_mesh_labels(mesh, vertices, faces, nyu40)
     return TinyRoom(scene, info.path, labels, label_map, mesh, mesh_labels)
+
+
+def write_replica(folder, frames=20):
+    """Write the room as Semantic-NeRF renders Replica; return its depth and ids too."""
+    size = (64, 48)
+    root = folder / "room_0"
+    for kind in ("rgb", "depth", "semantic_class"):
+        (root / kind).mkdir(parents=True)
+    poses = camera_path(frames)
+    np.savetxt(root / "traj_w_c.txt", poses.reshape(frames, 16))
+    truth = []
+    for index, pose in enumerate(poses):
+        depth, ids = cast(pose, size, focal=0.5)
+        units = np.rint(depth * 1000).astype(np.uint16)
+        rgb = np.repeat((ids[..., None] * 5).astype(np.uint8), 3, axis=2)
+        (root / f"rgb/rgb_{index}.png").write_bytes(images.encode_png(rgb))
+        png = images.encode_png16(units)
+        (root / f"depth/depth_{index}.png").write_bytes(png)
+        png = images.encode_png8(ids.astype(np.uint8))
+        (root / f"semantic_class/semantic_class_{index}.png").write_bytes(png)
+        truth.append((depth, ids))
+    (folder / "labels.tsv").write_text(LABEL_MAP)
+    return root, truth

@@ -81,3 +81,18 @@ def read_mesh(path: Path) -> tuple[LabelledMesh, dict[str, Any]]:
         np.stack([ply.vertex[name] for name in names], axis=1),
     )
     return mesh, about
+
+
+def expect_input(
+    path: Path, about: Mapping[str, Any], role: str, fingerprint: str
+) -> None:
+    """Refuse a mesh that was made from another `role` than the given one."""
+    recorded = str(about["provenance"]["inputs"].get(role))
+    if recorded != fingerprint:
+        raise BadInput(
+            path,
+            f"input {role}",
+            expected=f"fingerprint {fingerprint[:12]}",
+            found=f"made from {recorded[:12]}",
+            remedy="delete the file and run snakemake again",
+        )

@@ -173,6 +173,16 @@ def test_targets_of_another_scan_are_refused(chain, tmp_path):
         )
 
 
+def test_a_mesh_of_other_frames_is_refused(chain, room, tmp_path):
+    frames = tmp_path / "frames.h5"
+    extract_frames.main(room.sens, frames, room.scene, "scannet", FRAMES)  # no labels
+    with pytest.raises(BadInput, match="oracle.ply: input frames"):
+        evaluate_scene.main(
+            chain["oracle.ply"], room.mesh_labels, frames, tmp_path / "s.json",
+            "oracle", EVALUATION,
+        )  # fmt: skip
+
+
 def test_a_scan_whose_tracking_was_lost_fails_with_the_reason(tmp_path):
     room = tiny_room.write_room(tmp_path, frames=5, bad_poses=range(5))
     with pytest.raises(BadInput, match="5 x pose is not finite"):
@@ -206,7 +216,9 @@ def test_an_empty_prediction_scores_zero(chain, room, tmp_path):
         np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32),
         np.zeros(0, np.uint8), np.zeros(0, np.float32), np.zeros((0, 3), np.uint8),
     )  # fmt: skip
-    write_mesh(tmp_path / "e.ply", "scene0000_00", empty, {"inputs": {}})
+    with store.Frames(chain["frames.h5"]) as frames:
+        made_by = {"inputs": {"frames": frames.fingerprint}}
+    write_mesh(tmp_path / "e.ply", "scene0000_00", empty, made_by)
     evaluate_scene.main(
         tmp_path / "e.ply", room.mesh_labels, chain["frames.h5"], tmp_path / "e.json",
         "oracle", EVALUATION,
@@ -215,3 +227,25 @@ def test_an_empty_prediction_scores_zero(chain, room, tmp_path):
     assert scores["semantics"]["miou"] == 0.0
     assert scores["geometry"]["whole"]["f_score"] == 0.0
     assert scores["geometry"]["whole"]["empty_prediction"] is True
+
+
+def test_replica_goes_through_the_same_store(tmp_path):
+    folder, truth = tiny_room.write_replica(tmp_path)
+    frames, targets = tmp_path / "frames.h5", tmp_path / "targets.h5"
+    trajectory = folder / "traj_w_c.txt"
+    extract_frames.main(
+        trajectory, frames, "room_0", "replica", FRAMES, trajectory,
+        tmp_path / "labels.tsv",
+    )  # fmt: skip
+    fuse_targets.main(trajectory, frames, targets, "replica", TARGETS)
+    wall, floor = CLASS_NAMES.index("wall"), CLASS_NAMES.index("floor")
+    with store.Frames(frames, "room_0") as kept, store.Targets(targets) as fused:
+        assert kept.color_encoding == "png"
+        depth_m, ids = truth[kept.index[3]]
+        np.testing.assert_allclose(kept.depth_m(3), depth_m, atol=6e-4)
+        assert (kept.labels(3)[ids == tiny_room.WALL] == wall).all()
+        assert (kept.labels(3)[ids == tiny_room.FLOOR] == floor).all()
+        assert (kept.labels(3)[ids == tiny_room.CEILING] == IGNORE).all()
+        # The room's planes are where the zero level is.
+        level = fused.level(0)
+        assert (level.weight > 0).mean() > 0.3

@@ -23,6 +23,8 @@ SPLITS = read_splits(DATASET, config)
 SCENES = [scene for scenes in SPLITS.values() for scene in scenes]
 # Scenes whose labels may be read; those of the test split carry none.
 LABELLED = set(SPLITS["train"]) | set(SPLITS["val"])
+# A data set without true meshes (own captures, Replica) has no scenes to score.
+SCORED_SPLITS = ["val"] if SPLITS["val"] else []
 FIELDS = list(config["fields"])
 RESULTS = "results/{dataset}"
 SYNTHROOMS = config["datasets"]["synthrooms"]["root"]

@@ -18,13 +18,12 @@ rule meshes:
 
 rule evaluation:
     input:
-        results("tables/val.md"),
-        results("tables/val.html"),
+        results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]),
 
 
 rule figures:
     input:
-        results("figures/val_classes.svg"),
+        results("figures/{split}_classes.svg", split=SCORED_SPLITS),
         results("figures/{field}/{scene}.png", field=FIELDS, scene=SPLITS["val"]),
 
 
