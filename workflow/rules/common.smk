@@ -46,9 +46,13 @@ wildcard_constraints:
     split=r"train|val|test",
 
 
-def code(*roots):
-    """Digest what a rule's stage (and its recipe's module) really runs."""
-    return _digest.of(*(f"stages.{roots[0]}", *roots[1:]))
+def code(stage):
+    """Digest what a rule's stage really runs, as one parameter per source file.
+
+    Snakemake names the parameters that changed: so it names the edited file.
+    """
+    digests = _digest.of(f"stages.{stage}")
+    return [f"{file} {digest}" for file, digest in digests.items()]
 
 
 def settings(section):
@@ -122,7 +126,7 @@ def field_settings(wildcards):
 
 
 def field_code(wildcards):
-    return code("extract_mesh", f"gnesf_core.fields.{field_module(wildcards)}")
+    return _digest.of(f"gnesf_core.fields.{field_module(wildcards)}")
 
 
 def submission_texts(wildcards):

@@ -17,7 +17,7 @@ rule extract_frames:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code("extract_frames"),
+        *code("extract_frames"),
         config=settings("frames"),
         format=scan_format,
         labels=label_options,
@@ -45,7 +45,7 @@ rule fuse_targets:
         mem_mb=3000,
         runtime=20,
     params:
-        code=code("fuse_targets"),
+        *code("fuse_targets"),
         config=settings("targets"),
         format=scan_format,
     message:

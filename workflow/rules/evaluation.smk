@@ -18,7 +18,7 @@ rule evaluate_scene:
         mem_mb=2000,
         runtime=10,
     params:
-        code=code("evaluate_scene"),
+        *code("evaluate_scene"),
         config=settings("evaluation"),
     message:
         "Scoring {wildcards.field} on {wildcards.scene}"
@@ -49,7 +49,7 @@ rule summarize:
     conda:
         "../../environment.yml"
     params:
-        code=code("summarize"),
+        *code("summarize"),
     message:
         "Summing up the {wildcards.split} split of {wildcards.dataset}"
     shell:
@@ -76,7 +76,7 @@ rule plot_classes:
     conda:
         "../../environment.yml"
     params:
-        code=code("plot_classes"),
+        *code("plot_classes"),
     message:
         "Drawing the classes of {wildcards.split}"
     shell:
@@ -102,7 +102,7 @@ rule plot_scene:
     conda:
         "../../environment.yml"
     params:
-        code=code("plot_scene"),
+        *code("plot_scene"),
     message:
         "Picturing {wildcards.field} on {wildcards.scene}"
     shell:

@@ -17,7 +17,8 @@ rule extract_mesh:
         mem_mb=3000,
         runtime=20,
     params:
-        code=field_code,
+        *code("extract_mesh"),
+        field=field_code,
         module=field_module,
         recipe=field_settings,
     message:
@@ -41,7 +42,7 @@ rule export_labels:
     conda:
         "../../environment.yml"
     params:
-        code=code("export_labels"),
+        *code("export_labels"),
     message:
         "Writing {wildcards.scene} for the ScanNet benchmark"
     shell:
@@ -61,7 +62,7 @@ rule pack_submission:
     conda:
         "../../environment.yml"
     params:
-        code=code("pack_submission"),
+        *code("pack_submission"),
     message:
         "Packing {wildcards.split} for the ScanNet benchmark"
     shell:

@@ -15,7 +15,7 @@ rule synthesize_index:
     conda:
         "../../environment.yml"
     params:
-        code=code("synthesize_index"),
+        *code("synthesize_index"),
         config=settings("synthrooms"),
         folder=subpath(output.label_map, parent=True),
     message:
@@ -42,7 +42,7 @@ rule synthesize_scene:
     conda:
         "../../environment.yml"
     params:
-        code=code("synthesize_scene"),
+        *code("synthesize_scene"),
         config=settings("synthrooms"),
         folder=subpath(output[0], parent=True),
         labelled=1,
@@ -61,7 +61,7 @@ use rule synthesize_scene as synthesize_test_scene with:
         f"{SYNTHROOMS}/scans_test/{{scene}}/{{scene}}.txt",
         f"{SYNTHROOMS}/scans_test/{{scene}}/{{scene}}_vh_clean_2.ply",
     params:
-        code=code("synthesize_scene"),
+        *code("synthesize_scene"),
         config=settings("synthrooms"),
         folder=subpath(output[0], parent=True),
         labelled=0,
