@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gnesf_core.data.bounded import read_bounded
 from gnesf_core.errors import BadInput
 from gnesf_core.shapes import Integer, UInt8
 
@@ -135,11 +136,11 @@ def nyu40_from_train_ids(
 class LabelMap:
     """What ScanNet's ids and free-text categories mean in nyu40 ids."""
 
-    nyu40_from_id: UInt8[np.ndarray, "65536"]  # 0 where the map has no such id
+    nyu40_from_id: UInt8[np.ndarray, " 65536"]  # 0 where the map has no such id
     nyu40_from_category: dict[str, int]
 
     @property
-    def train_ids_from_id(self) -> UInt8[np.ndarray, "65536"]:
+    def train_ids_from_id(self) -> UInt8[np.ndarray, " 65536"]:
         """Return the lookup from ScanNet ids to train ids; unknown ids to `IGNORE`."""
         return _TRAIN_FROM_NYU40[self.nyu40_from_id]
 
@@ -156,7 +157,7 @@ class LabelMap:
         Raises:
             BadInput: A row or the digest is not what it should be.
         """
-        data = _read_bounded(path)
+        data = read_bounded(path, _MAX_BYTES, _REMEDY)
         if sha256 and (found := label_map_digest(data)) not in sha256:
             raise BadInput(
                 path,
@@ -194,25 +195,6 @@ def _folded_lines(text: str) -> Iterator[tuple[int, str]]:
         folded = "\t".join(cell.rstrip() for cell in line.split("\t")).rstrip()
         if folded:
             yield number, folded
-
-
-def _read_bounded(path: Path) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise BadInput(
-            path, "file", expected="a readable file", found=error, remedy=_REMEDY
-        ) from None
-    if len(data) > _MAX_BYTES:
-        raise BadInput(
-            path,
-            "size",
-            expected=f"at most {_MAX_BYTES} bytes",
-            found="more",
-            remedy=_REMEDY,
-        )
-    return data
 
 
 def _rows(path: Path, data: bytes) -> Iterator[tuple[int, str, int, int]]:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from gnesf_core.data.bounded import read_bounded
 from gnesf_core.errors import BadInput
 from gnesf_core.labels import LabelMap
 from gnesf_core.shapes import Int32, Integer, UInt16
@@ -33,7 +34,7 @@ class SegmentGroup:
 
 def read_segments(
     path: Path, vertex_count: int | None = None
-) -> Int32[np.ndarray, "vertices"]:
+) -> Int32[np.ndarray, " vertices"]:
     """Return the segment of every vertex of the mesh.
 
     Raises:
@@ -47,7 +48,7 @@ def read_segments(
 
 
 def write_segments(
-    path: Path, scene: str, segments: Integer[np.ndarray, "vertices"]
+    path: Path, scene: str, segments: Integer[np.ndarray, " vertices"]
 ) -> None:
     """Write the segment of every vertex in ScanNet's layout."""
     payload = {
@@ -90,11 +91,11 @@ def write_aggregation(path: Path, scene: str, groups: Sequence[SegmentGroup]) ->
 
 
 def nyu40_from_aggregation(
-    segments: Integer[np.ndarray, "vertices"],
+    segments: Integer[np.ndarray, " vertices"],
     groups: Sequence[SegmentGroup],
     label_map: LabelMap,
     path: Path | str = "aggregation",
-) -> tuple[UInt16[np.ndarray, "vertices"], Int32[np.ndarray, "vertices"]]:
+) -> tuple[UInt16[np.ndarray, " vertices"], Int32[np.ndarray, " vertices"]]:
     """Return each vertex's nyu40 id and object, by the benchmark's export rule.
 
     An object's raw category gives the nyu40 id of all vertices of its segments; what
@@ -140,13 +141,7 @@ def _fail(path: Path | str, place: str, expected: str, found: object) -> NoRetur
 
 def _read_object(path: Path) -> dict[str, Any]:
     """Parse a bounded JSON object without duplicate keys and non-numbers."""
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        _fail(path, "file", "a readable file", error)
-    if len(data) > _MAX_BYTES:
-        _fail(path, "size", f"at most {_MAX_BYTES} bytes", "more")
+    data = read_bounded(path, _MAX_BYTES, _REMEDY)
     try:
         payload = json.loads(
             data.decode("utf-8-sig"),
@@ -173,7 +168,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _integers(path: Path, place: str, values: object) -> Int32[np.ndarray, "n"]:
+def _integers(path: Path, place: str, values: object) -> Int32[np.ndarray, " n"]:
     """Return a list of JSON integers; checks types first, which bounds the array."""
     if not isinstance(values, list):
         _fail(path, place, "a list of integers", type(values).__name__)

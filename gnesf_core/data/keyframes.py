@@ -17,13 +17,13 @@ from gnesf_core.shapes import Bool, Float, Int64
 class KeyFrames:
     """The key frames of one capture and their grouping."""
 
-    indices: Int64[np.ndarray, "keys"]  # raw frame numbers, ascending
+    indices: Int64[np.ndarray, " keys"]  # raw frame numbers, ascending
     fragments: Int64[np.ndarray, "fragments views"]  # into `indices`, padded with -1
 
 
 def select_key_frames(
     world_from_camera: Float[np.ndarray, "frames 4 4"],
-    usable: Bool[np.ndarray, "frames"],
+    usable: Bool[np.ndarray, " frames"],
     config: FramesConfig,
 ) -> KeyFrames:
     """Choose key frames among the usable ones and group them into fragments.
@@ -59,7 +59,7 @@ def select_key_frames(
 
 
 def _angle(
-    axis: Float[np.ndarray, "3"], other: Float[np.ndarray, "3"]
+    axis: Float[np.ndarray, " 3"], other: Float[np.ndarray, " 3"]
 ) -> float | np.floating:
     """Return the angle in radians between two unit vectors.
 

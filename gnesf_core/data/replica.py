@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from gnesf_core.data.bounded import read_bounded
 from gnesf_core.data.images import (
     decode_color,
     decode_png8,
@@ -66,7 +67,7 @@ class ReplicaScan:
 
     def color_bytes(self, index: int) -> bytes:
         """Return the encoded colour image, untouched."""
-        return _read_bounded(self._images["rgb"][index], _MAX_IMAGE_BYTES)
+        return read_bounded(self._images["rgb"][index], _MAX_IMAGE_BYTES, _REMEDY)
 
     def decode_color(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Return the colour image as RGB."""
@@ -76,7 +77,7 @@ class ReplicaScan:
 
     def depth_bytes(self, index: int) -> bytes:
         """Return the encoded depth image, untouched."""
-        return _read_bounded(self._images["depth"][index], _MAX_IMAGE_BYTES)
+        return read_bounded(self._images["depth"][index], _MAX_IMAGE_BYTES, _REMEDY)
 
     def decode_depth(self, index: int) -> UInt16[np.ndarray, "h w"]:
         """Return the depth image in millimetres; 0 and 65535 mean no depth."""
@@ -91,7 +92,7 @@ class ReplicaScan:
         if not self._images["semantic_class"]:
             _fail(self._folder, "semantic_class", "a folder of class images", "none")
         path = self._images["semantic_class"][index]
-        data = _read_bounded(path, _MAX_IMAGE_BYTES)
+        data = read_bounded(path, _MAX_IMAGE_BYTES, _REMEDY)
         _, _, bits = _png_header(path, data)
         decode = decode_png16 if bits == 16 else decode_png8
         size = (self.info.color_width, self.info.color_height)
@@ -104,7 +105,7 @@ class ReplicaScan:
         for images in self._images.values():
             paths.extend(images)
         for path in paths:
-            data = _read_bounded(path, _MAX_IMAGE_BYTES)
+            data = read_bounded(path, _MAX_IMAGE_BYTES, _REMEDY)
             name = path.relative_to(self._folder).as_posix()
             digest.update(f"{name} {len(data)}\n".encode())
             digest.update(data)
@@ -141,7 +142,7 @@ class ReplicaScan:
         sizes = {}
         for images in self._images.values():
             if images:
-                data = _read_bounded(images[0], _MAX_IMAGE_BYTES)
+                data = read_bounded(images[0], _MAX_IMAGE_BYTES, _REMEDY)
                 sizes[images[0]] = _png_header(images[0], data)[:2]
         first = next(iter(sizes.values()))
         for path, size in sizes.items():
@@ -154,17 +155,6 @@ def _fail(path: Path, place: str, expected: str, found: object) -> NoReturn:
     raise BadInput(path, place, expected=expected, found=found, remedy=_REMEDY)
 
 
-def _read_bounded(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        _fail(path, "file", "a readable file", error)
-    if len(data) > limit:
-        _fail(path, "size", f"at most {limit} bytes", "more")
-    return data
-
-
 def _png_header(path: Path, data: bytes) -> tuple[int, int, int]:
     """Return width, height and bits per channel as a PNG states them."""
     if len(data) < 26 or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
@@ -174,7 +164,7 @@ def _png_header(path: Path, data: bytes) -> tuple[int, int, int]:
 
 def _read_trajectory(path: Path) -> Float64[np.ndarray, "frames 4 4"]:
     """Read one row-major matrix a line; poses are kept as they stand."""
-    lines = _read_bounded(path, _MAX_TRAJECTORY_BYTES).splitlines()
+    lines = read_bounded(path, _MAX_TRAJECTORY_BYTES, _REMEDY).splitlines()
     matrices = []
     for number, line in enumerate(lines, start=1):
         words = line.split()

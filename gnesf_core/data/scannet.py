@@ -22,6 +22,7 @@ from gnesf_core.data.annotation import (
     write_aggregation,
     write_segments,
 )
+from gnesf_core.data.bounded import read_bounded
 from gnesf_core.data.label_zip import LabelZip, LabelZipWriter, fixed_member
 from gnesf_core.data.ply import read_ply, write_ply
 from gnesf_core.errors import BadInput
@@ -178,7 +179,7 @@ def read_mesh_labels(
 ) -> tuple[
     Float64[np.ndarray, "vertices 3"],
     Int32[np.ndarray, "faces 3"],
-    UInt16[np.ndarray, "vertices"],
+    UInt16[np.ndarray, " vertices"],
 ]:
     """Read a mesh with nyu40 ids; some scans hold 50 and 149, which mean nothing."""
     ply = read_ply(path)
@@ -194,7 +195,7 @@ def write_mesh_labels(
     path: Path,
     vertices: Float[np.ndarray, "vertices 3"],
     faces: Integer[np.ndarray, "faces 3"],
-    nyu40: Integer[np.ndarray, "vertices"],
+    nyu40: Integer[np.ndarray, " vertices"],
 ) -> None:
     """Write a mesh with nyu40 ids and their colours, in ScanNet's properties."""
     colors = _colors(nyu40)
@@ -204,7 +205,7 @@ def write_mesh_labels(
     write_ply(path, vertices.astype(np.float32), faces, vertex=vertex)
 
 
-def _colors(nyu40: Integer[np.ndarray, "n"]) -> UInt8[np.ndarray, "n 3"]:
+def _colors(nyu40: Integer[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:
     """Return the benchmark's colours; black where nothing is annotated."""
     lookup = np.full((256, 3), _OTHER_COLOR, np.uint8)
     lookup[: len(PALETTE)] = PALETTE
@@ -238,9 +239,9 @@ def write_scene_list(path: Path, scenes: Iterable[str]) -> None:
 
 def read_evaluation_ids(
     path: Path, vertex_count: int | None = None
-) -> Int32[np.ndarray, "vertices"]:
+) -> Int32[np.ndarray, " vertices"]:
     """Read the benchmark's text: one id a line, in the order of the mesh's vertices."""
-    data = _read_bounded(path, _MAX_IDS_BYTES)
+    data = read_bounded(path, _MAX_IDS_BYTES, _AGAIN)
     words = data.split()
     if data.translate(None, b"0123456789\r\n") or len(words) != len(data.splitlines()):
         number, line = _first_stray(data)
@@ -263,7 +264,7 @@ def _first_stray(data: bytes) -> tuple[int, bytes]:
     return 0, b""
 
 
-def write_evaluation_ids(path: Path, ids: Integer[np.ndarray, "vertices"]) -> None:
+def write_evaluation_ids(path: Path, ids: Integer[np.ndarray, " vertices"]) -> None:
     """Write ids as the benchmark wants them, one a line in vertex order."""
     if len(ids) and ids.min() < 0:
         raise ValueError(f"the benchmark knows no negative id, here {ids.min()}")
@@ -301,20 +302,9 @@ def _fail(path: Path, place: str, expected: str, found: object) -> NoReturn:
     raise BadInput(path, place, expected=expected, found=found, remedy=_AGAIN)
 
 
-def _read_bounded(path: Path, limit: int) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        _fail(path, "file", "a readable file", error)
-    if len(data) > limit:
-        _fail(path, "size", f"at most {limit} bytes", "more")
-    return data
-
-
 def _lines(path: Path, limit: int) -> Iterator[tuple[int, str]]:
     """Yield the lines that hold something, stripped, with their numbers."""
-    data = _read_bounded(path, limit)
+    data = read_bounded(path, limit, _AGAIN)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -57,7 +57,7 @@ def depth_scores(
 
 
 def _errors(
-    predicted: Float[np.ndarray, "pixels"], truth: Float[np.ndarray, "pixels"]
+    predicted: Float[np.ndarray, " pixels"], truth: Float[np.ndarray, " pixels"]
 ) -> dict[str, float]:
     difference = np.abs(predicted - truth)
     ratio = np.maximum(predicted / truth, truth / predicted)

@@ -26,7 +26,7 @@ _BRUTE_FORCE_PAIRS = 1 << 24  # distances held at once without a tree
 
 def nearest_points(
     points: Float[np.ndarray, "points 3"], queries: Float[np.ndarray, "queries 3"]
-) -> tuple[Int64[np.ndarray, "queries"], Float64[np.ndarray, "queries"]]:
+) -> tuple[Int64[np.ndarray, " queries"], Float64[np.ndarray, " queries"]]:
     """Return the index of and distance to the nearest of `points` for each query.
 
     Which of several equally near points is taken is not defined. Uses SciPy's tree
@@ -46,7 +46,7 @@ def nearest_points(
 
 def nearest_by_brute_force(
     points: Float[np.ndarray, "points 3"], queries: Float[np.ndarray, "queries 3"]
-) -> tuple[Int64[np.ndarray, "queries"], Float64[np.ndarray, "queries"]]:
+) -> tuple[Int64[np.ndarray, " queries"], Float64[np.ndarray, " queries"]]:
     """Find nearest points by comparing all pairs, in chunks of bounded memory."""
     candidates = torch.as_tensor(np.asarray(points, np.float64))
     rows = max(1, _BRUTE_FORCE_PAIRS // len(points))
@@ -157,7 +157,7 @@ def trimmed_surface_scores(
     return scores
 
 
-def _share(chosen: Bool[np.ndarray, "points"]) -> float | None:
+def _share(chosen: Bool[np.ndarray, " points"]) -> float | None:
     return float(chosen.mean()) if len(chosen) else None
 
 
@@ -166,7 +166,7 @@ def seen_by_cameras(
     views: Iterable[View],
     tolerance_m: float,
     max_depth_m: float,
-) -> Bool[np.ndarray, "points"]:
+) -> Bool[np.ndarray, " points"]:
     """Tell which points at least one depth camera saw.
 
     A view sees a point that projects to a pixel with depth, lies at most
@@ -193,7 +193,7 @@ def _seen_by_view(
     view: View,
     tolerance_m: float,
     max_depth_m: float,
-) -> Bool[np.ndarray, "points"]:
+) -> Bool[np.ndarray, " points"]:
     depth_m, intrinsics, world_from_camera = view
     points_camera = transform(invert_rigid(world_from_camera), points_world)
     uv, z = project(points_camera, intrinsics)

@@ -31,16 +31,16 @@ Confusion = Int64[np.ndarray, "21 21"]
 class ClassIou(NamedTuple):
     """Intersection over union of each class, with the integers it was made of."""
 
-    iou: Float64[np.ndarray, "20"]  # nan where the denominator is 0
-    true_positives: Int64[np.ndarray, "20"]
-    denominators: Int64[np.ndarray, "20"]
+    iou: Float64[np.ndarray, " 20"]  # nan where the denominator is 0
+    true_positives: Int64[np.ndarray, " 20"]
+    denominators: Int64[np.ndarray, " 20"]
 
 
 def transfer_labels(
     target_vertices: Float[np.ndarray, "targets 3"],
     predicted_vertices: Float[np.ndarray, "predicted 3"],
-    predicted_labels: UInt8[np.ndarray, "predicted"],
-) -> UInt8[np.ndarray, "targets"]:
+    predicted_labels: UInt8[np.ndarray, " predicted"],
+) -> UInt8[np.ndarray, " targets"]:
     """Give every target vertex the label of the nearest predicted vertex.
 
     However far that is: the protocol of Atlas has no distance limit, so a region that
@@ -154,13 +154,14 @@ def released_gnesf_scores(counts: Confusion) -> dict[str, object]:
 
 
 def _ratio(
-    numerators: Int64[np.ndarray, "classes"], denominators: Int64[np.ndarray, "classes"]
-) -> Float64[np.ndarray, "classes"]:
+    numerators: Int64[np.ndarray, " classes"],
+    denominators: Int64[np.ndarray, " classes"],
+) -> Float64[np.ndarray, " classes"]:
     out = np.full(len(numerators), np.nan)
     return np.divide(numerators, denominators, out=out, where=denominators > 0)
 
 
-def _mean(values: Float64[np.ndarray, "classes"]) -> float | None:
+def _mean(values: Float64[np.ndarray, " classes"]) -> float | None:
     return float(values.mean()) if len(values) else None
 
 

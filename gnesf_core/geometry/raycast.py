@@ -31,7 +31,7 @@ class Caster(Protocol):
     """Casts rays into a fixed triangle mesh; triangles are hit from both sides."""
 
     def cast(
-        self, origin: Float[np.ndarray, "3"], directions: Shaped[np.ndarray, "*rays 3"]
+        self, origin: Float[np.ndarray, " 3"], directions: Shaped[np.ndarray, "*rays 3"]
     ) -> tuple[Int64[np.ndarray, "*rays"], Float64[np.ndarray, "*rays"]]:
         """Return the triangle (-1 = none) and t with hit = origin + t * direction.
 
@@ -108,13 +108,13 @@ class _PlaneCaster:
         return triangle.cpu().numpy(), t.cpu().numpy()
 
     def _find(
-        self, origin: Float64[Tensor, "3"], rays: Float[Tensor, "*rays 3"]
+        self, origin: Float64[Tensor, " 3"], rays: Float[Tensor, "*rays 3"]
     ) -> Int64[Tensor, "*rays"]:
         raise NotImplementedError
 
     def _plane_t(
         self,
-        origin: Float64[Tensor, "3"],
+        origin: Float64[Tensor, " 3"],
         rays: Float[Tensor, "*rays 3"],
         triangle: Int64[Tensor, "*rays"],
     ) -> tuple[Int64[Tensor, "*rays"], Float64[Tensor, "*rays"]]:
@@ -148,7 +148,7 @@ class _Open3DCaster(_PlaneCaster):
         self._scene.add_triangles(self._as_tensor(centred), self._as_tensor(faces))
 
     def _find(
-        self, origin: Float64[Tensor, "3"], rays: Float[Tensor, "*rays 3"]
+        self, origin: Float64[Tensor, " 3"], rays: Float[Tensor, "*rays 3"]
     ) -> Int64[Tensor, "*rays"]:
         bundle = torch.empty((*rays.shape[:-1], 6), dtype=torch.float32)
         bundle[..., :3] = (origin - self._centre).to(torch.float32)
@@ -165,7 +165,7 @@ class _TorchCaster(_PlaneCaster):
     """Edge functions of all candidate triangles of a tile of neighbouring rays."""
 
     def _find(
-        self, origin: Float64[Tensor, "3"], rays: Float[Tensor, "*rays 3"]
+        self, origin: Float64[Tensor, " 3"], rays: Float[Tensor, "*rays 3"]
     ) -> Int64[Tensor, "*rays"]:
         edges, inverse_height, kept = self._edge_planes(origin)
         tiles, order = _tiles(rays)
@@ -179,7 +179,7 @@ class _TorchCaster(_PlaneCaster):
         return flat[: rays[..., 0].numel()].reshape(rays.shape[:-1])
 
     def _edge_planes(
-        self, origin: Float64[Tensor, "3"]
+        self, origin: Float64[Tensor, " 3"]
     ) -> tuple[
         Float[Tensor, "m edges=3 xyz=3"], Float[Tensor, " m"], Int64[Tensor, " m"]
     ]:

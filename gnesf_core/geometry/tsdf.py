@@ -30,7 +30,7 @@ _SLAB_VOXELS = 2**20
 class Grid:
     """A regular grid of voxels: `points_world = origin_world + voxel_size_m * ijk`."""
 
-    origin_world: Float64[np.ndarray, "3"]  # centre of voxel (0, 0, 0)
+    origin_world: Float64[np.ndarray, " 3"]  # centre of voxel (0, 0, 0)
     voxel_size_m: float
     shape: tuple[int, int, int]
 
@@ -54,8 +54,8 @@ class TsdfVolume:
 
 
 def pyramid_grids(
-    lower_world: Float[np.ndarray, "3"],
-    upper_world: Float[np.ndarray, "3"],
+    lower_world: Float[np.ndarray, " 3"],
+    upper_world: Float[np.ndarray, " 3"],
     config: TargetsConfig,
 ) -> list[Grid]:
     """Return the grids of all levels, finest first, around an axis-aligned box.
@@ -92,7 +92,7 @@ def depth_bounds(
     intrinsics: Float[np.ndarray, "3 3"],
     world_from_camera: Float[np.ndarray, "4 4"],
     max_depth_m: float,
-) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
+) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, " 3"]]:
     """Return the corners of the world box around the depth of one frame.
 
     Only depth that fusion will use counts. Without any the lower corner is +inf and the

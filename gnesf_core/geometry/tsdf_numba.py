@@ -54,11 +54,11 @@ _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "arc
 class _Views(NamedTuple):
     """A batch of frames as the compiled code sees them."""
 
-    pixels: Float32[np.ndarray, "pixels"]  # depth in metres, frame after frame
+    pixels: Float32[np.ndarray, " pixels"]  # depth in metres, frame after frame
     height: int
     width: int
     matrices: Float64[np.ndarray, "frames 3 4"]  # as `pixel_from_voxel`, from `centre`
-    centre: Float64[np.ndarray, "2"]  # principal point
+    centre: Float64[np.ndarray, " 2"]  # principal point
     ranges: Int64[np.ndarray, "frames 2 3"]  # first and last+1 block in reach
     tiles: Int64[np.ndarray, "levels_and_end 3"]  # rows, columns, start of each level
     lows: Float32[np.ndarray, "frames tiles"]

@@ -62,7 +62,7 @@ def _progress(frames: int, rng: np.random.Generator) -> Float64[np.ndarray, " fr
 
 
 def _wave(
-    s: Float64[np.ndarray, " n"], cycles: int, phases: Float64[np.ndarray, "3"]
+    s: Float64[np.ndarray, " n"], cycles: int, phases: Float64[np.ndarray, " 3"]
 ) -> Float64[np.ndarray, " n"]:
     """Return a smooth, never repeating signal of about unit size."""
     angle = 2 * np.pi * s * cycles

@@ -32,8 +32,8 @@ class Opening:
 class Wall:
     """A straight wall with its openings and what stands or hangs at it."""
 
-    start: Float64[np.ndarray, "2"]
-    end: Float64[np.ndarray, "2"]
+    start: Float64[np.ndarray, " 2"]
+    end: Float64[np.ndarray, " 2"]
     openings: list[Opening] = field(default_factory=list)
     taken: list[tuple[float, float, float, float]] = field(default_factory=list)
 

@@ -94,7 +94,7 @@ class Renderer:
 
     def shade(
         self,
-        origin: Float64[np.ndarray, "3"],
+        origin: Float64[np.ndarray, " 3"],
         rays: Float[Tensor, "n 3"],
         triangle: Int64[Tensor, " n"],
         t: Float64[Tensor, " n"],

@@ -41,7 +41,7 @@ class ColorSensor:
     """A camera with automatic exposure, a colour cast that wanders, blur and noise."""
 
     rng: np.random.Generator
-    cast: Float64[np.ndarray, "3"] | None = None
+    cast: Float64[np.ndarray, " 3"] | None = None
 
     def expose(
         self, linear: Float32[np.ndarray, "h w 3"]

@@ -199,7 +199,7 @@ def render_mesh(
 
 def _robust_bounds(
     vertices: Float[np.ndarray, "n 3"],
-) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
+) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, " 3"]]:
     """Return the corners of a box that a few stray points do not stretch."""
     assert len(vertices) > 0
     low, high = np.quantile(np.asarray(vertices, np.float64), (0.002, 0.998), axis=0)
@@ -232,7 +232,7 @@ def _cut(
     faces: Int[np.ndarray, "m 3"],
     viewpoint: Viewpoint,
 ) -> tuple[
-    Float64[np.ndarray, "kept 3"], Int[np.ndarray, "left 3"], Int[np.ndarray, "kept"]
+    Float64[np.ndarray, "kept 3"], Int[np.ndarray, "left 3"], Int[np.ndarray, " kept"]
 ]:
     """Return the part of a mesh to draw, and the vertex that each vertex came from.
 
@@ -273,7 +273,7 @@ def _barycentric(
 
 def _shade(
     normals: Float64[np.ndarray, "p 3"], rays: Float64[np.ndarray, "p 3"]
-) -> Float64[np.ndarray, "p"]:
+) -> Float64[np.ndarray, " p"]:
     """Return brightness under one soft light; surfaces are lit on the side we see."""
     length = np.maximum(np.linalg.norm(normals, axis=1), 1e-30)
     towards_light = (normals @ _LIGHT_WORLD) / length
