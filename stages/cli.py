@@ -47,14 +47,13 @@ def run(main: Callable[..., None]) -> None:
     except BadInput as error:
         log.error("%s", error)
         sys.exit(EXIT_BAD_DATA)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        log.error("%s: %s", error.filename, error.strerror)
-        sys.exit(EXIT_BAD_DATA)
     except OSError as error:
         if error.errno is None:
             raise
         log.error("%s: %s", error.filename or "output", os.strerror(error.errno))
-        sys.exit(EXIT_BAD_DATA)
+        logging.shutdown()
+        # Not sys.exit: after a failed write, HDF5 crashes while Python shuts down.
+        os._exit(EXIT_BAD_DATA)
     log.info("%s: done in %.1f s", name, time.monotonic() - started)
 
 

@@ -7,6 +7,7 @@ from gnesf_core.config import FramesConfig
 from gnesf_core.data.captures import open_labels, open_scan
 from gnesf_core.data.extraction import extract
 from gnesf_core.data.provenance import provenance
+from gnesf_core.data.publish import sha256_of
 from gnesf_core.labels import LabelMap
 from stages.cli import run
 
@@ -29,6 +30,7 @@ def main(
         label_source = None
         if labels is not None and label_map is not None:
             classes = LabelMap.read(label_map, tuple(label_map_sha256 or ()))
+            inputs["label_map"] = sha256_of(label_map)
             label_source = stack.enter_context(
                 open_labels(format, labels, classes, source)
             )

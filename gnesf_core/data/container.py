@@ -6,8 +6,12 @@ on every chunked data set: no single bit can change unnoticed. Reading goes thro
 from other inputs, and never follows links out of the file.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,22 +97,36 @@ def write_container(
     path: Path, kind: str, scene: str, made_by: Mapping[str, Any]
 ) -> Iterator[ContainerWriter]:
     """Publish an HDF5 file of `kind` for `scene`; it is marked complete at the end."""
-    # Our own lock is on the temporary file already, and HDF5's would collide with it.
-    with (
-        publish(path) as temporary,
-        h5py.File(temporary, "w", libver=("v110", "v110"), locking=False) as file,
-    ):
-        writer = ContainerWriter(file)
-        yield writer
-        about = {
-            "kind": kind,
-            "scene": scene,
-            "provenance": json.dumps(made_by, sort_keys=True),
-            "fingerprint": writer.fingerprint(),
-            "complete": 1,
-        }
-        for key, value in about.items():
-            file.attrs[key] = _stored(value)
+    with publish(path) as temporary:
+        # Our own lock is on the file already, and HDF5's would collide with it.
+        file = h5py.File(temporary, "w", libver=("v110", "v110"), locking=False)
+        try:
+            writer = ContainerWriter(file)
+            yield writer
+            about = {
+                "kind": kind,
+                "scene": scene,
+                "provenance": json.dumps(made_by, sort_keys=True),
+                "fingerprint": writer.fingerprint(),
+                "complete": 1,
+            }
+            for key, value in about.items():
+                file.attrs[key] = _stored(value)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                _close(file)  # fails too after a failed write; the first error counts
+            raise
+        _close(file)
+
+
+def _close(file: h5py.File) -> None:
+    """Close a written file; HDF5 reports a failed write here as a RuntimeError."""
+    try:
+        file.close()
+    except RuntimeError as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        code = int(number.group(1)) if number else errno.EIO
+        raise OSError(code, os.strerror(code)) from error
 
 
 class Container:

@@ -36,8 +36,10 @@ def publish(path: Path) -> Iterator[Path]:
     try:
         try:
             yield temporary
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(path)  # "disk full" alone does not say where
             raise
         _sync(temporary, os.O_RDONLY)
         _write_checksum(path, sha256_of(temporary))

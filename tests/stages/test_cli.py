@@ -1,6 +1,7 @@
 """A stage's signature is its command line; trouble with data is one line."""
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -8,14 +9,15 @@ import pytest
 
 from gnesf_core.config import TargetsConfig
 from stages.cli import settings
+from tests import tiny_room
 
 GOOD = {"voxel_size_m": 0.04, "levels": 3, "truncation_voxels": 3.0, "max_depth_m": 3.0}
 
 
-def run_stage(name, *options):
+def run_stage(name, *options, **settings):
     return subprocess.run(
         [sys.executable, "-m", f"stages.{name}", *map(str, options)],
-        capture_output=True, text=True,
+        capture_output=True, text=True, **settings,
     )  # fmt: skip
 
 
@@ -63,3 +65,25 @@ def test_verify_names_the_damaged_file(tmp_path):
     done = run_stage("verify", "--results", tmp_path)
     assert done.returncode == 3
     assert "b.txt" in done.stderr and "a.txt:" not in done.stderr
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 4096, 20_000])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, limit_bytes):
+    room = tiny_room.write_room(tmp_path, frames=12)
+    out = tmp_path / "results" / "frames.h5"
+    config = {
+        "key_angle_deg": 15, "key_distance_m": 0.1, "fragment_views": 9,
+        "released_fragments": False, "view_stride": 2, "view_offset": 0,
+    }  # fmt: skip
+    done = run_stage(
+        "extract_frames", "--scan", room.sens, "--out", out, "--scene", room.scene,
+        "--format", "scannet", "--config", json.dumps(config),
+        # A limit on file size fails writes as a full disk does.
+        preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes)
+        ),
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert f"{out}: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(out.parent.iterdir()) == []

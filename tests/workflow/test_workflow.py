@@ -121,6 +121,25 @@ def test_verify_finds_the_one_damaged_file(changed):
     assert "1 damaged or missing" in text
 
 
+def test_a_damaged_scan_fails_alone_and_is_named(changed):
+    scans = changed.root / "resources/synthrooms/scans"
+    for scene, part in (("scene0000_00", 0.6), ("scene0001_00", 1.0)):
+        path = scans / scene / f"{scene}.sens"
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data[: int(part * len(data))])
+        frames = changed.root / f"results/synthrooms/frames/{scene}.h5"
+        frames.unlink()
+    done = changed.snakemake("--cores", 2, *TINY, check=False)
+    text = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "scene0000_00.sens: " in text and "remedy: " in text
+    assert "Traceback" not in text
+    frames = changed.root / "results/synthrooms/frames"
+    assert not (frames / "scene0000_00.h5").exists()
+    assert (frames / "scene0001_00.h5").exists()  # the other scene went on
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
