@@ -10,7 +10,7 @@ help:
 	@echo "make test    set everything up and run all tests"
 	@echo "make check   linters and formatters"
 	@echo "make env     the environment alone, in $(VENV)"
-	@echo "make clean   remove the demo's results and data"
+	@echo "make clean   remove the demo's results and data, nothing else"
 
 env: $(VENV)/.complete
 
@@ -43,4 +43,4 @@ check: env
 	$(BIN)/snakemake --lint
 
 clean:
-	rm -rf results resources report.html .snakemake
+	rm -rf results/synthrooms resources/synthrooms report.html

@@ -27,7 +27,11 @@ rule all:
         results("targets/{scene}.h5", scene=SCENES),
         results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]),
         results("figures/{split}_classes.svg", split=SCORED_SPLITS),
-        results("figures/{field}/{scene}.png", field=FIELDS, scene=SPLITS["val"]),
+        results(
+            "figures/{field}/{scene}.png",
+            field=FIELDS,
+            scene=SPLITS["val"] if SCORED_SPLITS else [],
+        ),
     message:
         "Everything of {DATASET} is up to date"
 

@@ -62,4 +62,5 @@ class EvaluationConfig:
     threshold_m: float  # precision, recall and F-score
     down_sample_m: float
     trim_tolerance_m: float  # seen = not further behind the sensor's depth than this
-    depth_max_m: float
+    trim_depth_m: float  # and not further from the camera
+    depth_max_m: float  # depth metrics ignore truth beyond

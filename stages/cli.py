@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -122,6 +123,14 @@ def settings(kind: Any, text: str, place: str) -> Any:
             found=f"missing {sorted(names - given)}, unknown {sorted(given - names)}",
             remedy="take them from config/config.yaml",
         )
-    # A whole number is a fine value for a length.
-    whole = {n: float(v) for n, v in values.items() if types[n] is float}
-    return kind(**(values | whole))
+    # JSON has one kind of number: 3 is a fine length, and 3.0 a fine count.
+    numbers = {n: types[n](v) for n, v in values.items() if types[n] in (int, float)}
+    if not all(math.isfinite(number) for number in numbers.values()):
+        raise BadInput(
+            "command line",
+            place,
+            expected="finite numbers",
+            found=text,
+            remedy="correct config/config.yaml",
+        )
+    return kind(**(values | numbers))

@@ -1,5 +1,6 @@
 """Copy the frames worth keeping of one raw scan into one file."""
 
+import logging
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from gnesf_core.data.provenance import provenance
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.labels import LabelMap
 from stages.cli import run
+
+log = logging.getLogger("stages")
 
 
 def main(
@@ -27,6 +30,8 @@ def main(
         source = open_scan(format, scan)
         stack.callback(source.close)
         inputs = {"scan": source.sha256()}
+        for warning in getattr(source, "warnings", ()):
+            log.warning("%s", warning)
         label_source = None
         if labels is not None and label_map is not None:
             classes = LabelMap.read(label_map, tuple(label_map_sha256 or ()))

@@ -11,12 +11,17 @@ from stages.cli import run
 
 
 def main(
-    scan: Path, frames: Path, out: Path, format: str, config: TargetsConfig
+    scan: Path,
+    frames: Path,
+    out: Path,
+    format: str,
+    config: TargetsConfig,
+    device: str = "cpu",
 ) -> None:
     """Read the validity of frames from `frames` and their depth from `scan`."""
     with store.Frames(frames) as kept:
         source = open_scan(format, scan)
-        levels = fuse_scan(source, kept, config)
+        levels = fuse_scan(source, kept, config, device)
         source.close()
         inputs = {"frames": kept.fingerprint}
         made_by = provenance("fuse_targets", config, inputs)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from gnesf_core.data.publish import publish
 from stages.cli import run
-from stages.plot_style import INKS, plt
+from stages.plot_style import HATCHES, INKS, plt
 
 
 def main(classes: Path, out: Path) -> None:
@@ -19,9 +19,14 @@ def main(classes: Path, out: Path) -> None:
     for number, field in enumerate(fields):
         offsets = [row - 0.4 + height * (number + 0.5) for row in range(len(table))]
         bars = axes.barh(
-            offsets, 100 * table[field].fillna(0), height, color=INKS[number],
+            offsets,
+            100 * table[field].fillna(0),
+            height,
+            color=INKS[number % len(INKS)],
+            hatch=HATCHES[number // len(INKS) % len(HATCHES)],
+            edgecolor="white",
             label=field,
-        )  # fmt: skip
+        )
         texts = ["absent" if pd.isna(v) else f"{100 * v:.0f}" for v in table[field]]
         axes.bar_label(bars, texts, padding=2, fontsize=7)
     axes.set_yticks(range(len(table)), table.index)

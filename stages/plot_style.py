@@ -6,6 +6,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 # Told apart by people with any colour vision, and in print (Okabe and Ito).
+# More fields than inks: the next round is hatched.
+HATCHES = ("", "//", "..", "xx")
 INKS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 
 plt.rcParams.update(

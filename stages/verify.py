@@ -7,27 +7,31 @@ from gnesf_core.data.publish import verify
 from gnesf_core.errors import BadInput
 from stages.cli import run
 
+UNPUBLISHED = {"logs", "benchmarks"}  # written by Snakemake
 log = logging.getLogger("stages")
 
 
 def main(results: Path) -> None:
     """Name each file that changed since it was written; fail if there is one."""
-    sidecars = sorted(results.rglob(".*.sha256"))
+    paths = {path.with_name(path.name[1:-7]) for path in results.rglob(".*.sha256")}
+    for path in results.rglob("*"):
+        published = path.is_file() and not path.name.startswith(".")
+        if published and not UNPUBLISHED & set(path.relative_to(results).parts):
+            paths.add(path)
     damaged = []
-    for sidecar in sidecars:
-        path = sidecar.with_name(sidecar.name[1 : -len(".sha256")])
+    for path in sorted(paths):
         complaint = verify(path)
         if complaint is not None:
             damaged.append(path)
             log.error("%s: %s: %s", path, *complaint)
-    log.info("%d files checked, %d damaged or missing", len(sidecars), len(damaged))
-    if damaged:
+    log.info("%d files checked, %d damaged or missing", len(paths), len(damaged))
+    if damaged or not paths:
         raise BadInput(
             results,
             "checksums",
             expected="every file as it was published",
-            found=f"{len(damaged)} damaged or missing",
-            remedy="delete the files named above and run snakemake again",
+            found=f"{len(damaged)} of {len(paths)} damaged or missing",
+            remedy="delete what is named above (and its .sha256), run snakemake again",
         )
 
 

@@ -21,6 +21,7 @@ def imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative imports escape the code digest"
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            assert "*" not in {alias.name for alias in node.names}, path
     return found
 
 

@@ -32,6 +32,7 @@ class _Module:
     )
     statements: list[ast.stmt] = field(default_factory=list)
     aliases: dict[str, Symbol] = field(default_factory=dict)
+    imports: dict[str, str] = field(default_factory=dict)  # local name -> what it is
 
 
 class CodeDigest:
@@ -44,6 +45,9 @@ class CodeDigest:
     @functools.cache  # noqa: B019 - one object lives as long as the workflow
     def of(self, *roots: str) -> dict[str, str]:
         """Return {file: digest} of all that the root modules reach."""
+        for root in roots:
+            if self._module(root) is None:
+                raise ValueError(f"{root}: no such module below {self.root}")
         reached: set[Symbol] = set()
         queue: list[Symbol] = [(root, WHOLE) for root in roots]
         while queue:
@@ -64,7 +68,10 @@ class CodeDigest:
             for key, definitions in module.definitions.items():
                 if WHOLE in wanted or key in wanted:
                     nodes.extend(definitions)
-            text = "\n".join(sorted(_dump(node) for node in nodes))
+            nodes.sort(key=lambda node: node.lineno)  # statements mean their order
+            used = {n.id for node in nodes for n in ast.walk(node) if _is_name(n)}
+            lines = sorted(module.imports[name] for name in used & set(module.imports))
+            text = "\n".join([*lines, *(_dump(node) for node in nodes)])
             file = str(module.path.relative_to(self.root))
             digests[file] = hashlib.sha256(text.encode()).hexdigest()[:16]
         return digests
@@ -111,7 +118,7 @@ class CodeDigest:
         owner, wanted = symbol
         if wanted == WHOLE and attributes:
             below = f"{owner}.{attributes[0]}"
-            if self._module(below) is not None:
+            if self._exists(below):
                 return self._follow((below, WHOLE), attributes[1:])
             return owner, attributes[0]
         return symbol
@@ -156,6 +163,7 @@ class CodeDigest:
                     module.definitions[name].append(node)
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 module.aliases.update(self._bindings(node))
+                module.imports.update(_imported(node))
             elif not _is_text(node):
                 module.statements.append(node)
         return module
@@ -180,6 +188,20 @@ def _dotted(node: ast.AST) -> list[str]:
     if not isinstance(node, ast.Name):
         return []
     return [node.id, *reversed(parts)]
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> dict[str, str]:
+    """Return each name that an import binds, with what it is bound to."""
+    origin = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+    return {
+        alias.asname
+        or alias.name.split(".")[0]: f"{alias.asname} = {origin}{alias.name}"
+        for alias in node.names
+    }
+
+
+def _is_name(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name)
 
 
 def _is_text(node: ast.stmt) -> bool:

@@ -18,6 +18,13 @@ def read_splits(dataset: str, config: Mapping[str, Any]) -> dict[str, list[str]]
     for split in SPLIT_NAMES:
         path = described["splits"].get(split)
         splits[split] = _read_list(Path(path)) if path else []
+        for other in splits:
+            shared = set(splits[other]) & set(splits[split])
+            if other != split and shared:
+                raise ValueError(
+                    f"{path}: expected no scene of the {other} split, found "
+                    f"{min(shared)}; remedy: a scene belongs to one split"
+                )
     return splits
 
 
@@ -39,7 +46,9 @@ def _read_list(path: Path) -> list[str]:
             "remedy: correct `splits` in the config"
         )
     names: dict[str, None] = {}  # ordered, without duplicates
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1
+    ):
         name = line.strip()
         if not name:
             continue

@@ -148,6 +148,8 @@ class Container:
 
     def _check(self, kind: str, scene: str | None) -> None:
         attributes = self.attributes("/")
+        for key in ("complete", "kind", "scene", "fingerprint", "provenance"):
+            attributes.setdefault(key, None)
         if attributes.get("complete") != 1:
             self._refuse("attribute complete", "1", attributes.get("complete"))
         if attributes.get("kind") != kind:
@@ -171,26 +173,40 @@ class Container:
     def attributes(self, name: str) -> dict[str, Any]:
         """Read the plain values attached to a group or data set."""
         try:
-            found = dict(self.file[name].attrs)
+            found = dict(self._local(name).attrs)
         except (KeyError, OSError, RuntimeError) as error:
             self._refuse(f"attributes of {name}", "readable attributes", error)
-        return {
-            key: value.decode(errors="replace") if isinstance(value, bytes) else value
-            for key, value in found.items()
-        }
+        return _Attributes(self, name, found)
+
+    def _local(self, name: str) -> h5py.Group | h5py.Dataset:
+        """Return what stands under a name, without following links out of the file."""
+        node = self.file
+        for part in filter(None, name.split("/")):
+            try:
+                link = node.get(part, getlink=True)
+                if not isinstance(link, h5py.HardLink):
+                    self._refuse(name, "data in this file", type(link).__name__)
+                node = node[part]
+            except (KeyError, OSError, RuntimeError, AttributeError) as error:
+                self._refuse(name, "readable data", error)
+        return node
+
+    def has(self, name: str) -> bool:
+        """Tell whether the file holds something under a name."""
+        try:
+            return name in self.file
+        except (KeyError, OSError, RuntimeError) as error:
+            self._refuse(name, "readable data", error)
+            raise
 
     def dataset(self, name: str, dtype: str, shape: tuple[int | None, ...]) -> Any:
         """Return a data set after checking its type, its shape and that it is local.
 
         `None` in `shape` stands for any length.
         """
-        try:
-            link = self.file.get(name, getlink=True)
-            found = self.file[name] if isinstance(link, h5py.HardLink) else None
-        except (KeyError, OSError, RuntimeError) as error:
-            self._refuse(name, "a data set", error)
+        found = self._local(name)
         if not isinstance(found, h5py.Dataset):
-            self._refuse(name, "a data set in this file", type(link).__name__)
+            self._refuse(name, "a data set", type(found).__name__)
         if found.external or found.is_virtual:
             self._refuse(name, "data in this file", "data kept elsewhere")
         fits = len(found.shape) == len(shape) and all(
@@ -229,6 +245,24 @@ class Container:
 
     def _refuse(self, place: str, expected: str, found: object) -> None:
         raise BadInput(self.path, place, expected=expected, found=found, remedy=_REMEDY)
+
+
+class _Attributes(dict):
+    """Plain values of a group or data set; a missing one is the file's fault."""
+
+    def __init__(self, container: Container, name: str, values: dict) -> None:
+        super().__init__(
+            {
+                key: value.decode(errors="replace")
+                if isinstance(value, bytes)
+                else value
+                for key, value in values.items()
+            }
+        )
+        self._container, self._name = container, name
+
+    def __missing__(self, key: str) -> None:
+        self._container._refuse(f"{self._name}, attribute {key}", "a value", "none")
 
 
 def _stored(value: Any) -> Any:

@@ -171,6 +171,15 @@ def extract(
                 unlabelled += 1
                 label = _all_ignored(scan)
             writer.add(scan.color_bytes(index), _depth_to_store(scan, index), label)
+        if unlabelled == len(selection.index):
+            raise BadInput(
+                scan.info.path,
+                "label images",
+                expected="one for at least some of the kept frames",
+                found="none",
+                remedy="take the label archive that belongs to this scan",
+            )
+        scan.check_unchanged()
     if unlabelled:
         log.warning("%s: %d kept frames have no label image", scene, unlabelled)
     return selection

@@ -37,8 +37,6 @@ def decode_color(
     check_color(data, encoding, width, height, where)
     if encoding == "raw":
         return np.frombuffer(data, np.uint8).reshape(height, width, 3).copy()
-    if encoding == "jpeg" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
-        _refuse(where, f"at most {MAX_JPEG_SCANS} JPEG scans", "more", _AGAIN)
     return _pillow_decode(data, encoding, "RGB", (width, height), where)
 
 
@@ -47,6 +45,8 @@ def check_color(
 ) -> None:
     """Check the frame of one colour image, its size and its end, without decoding."""
     _check_pixels(width, height, where)
+    if encoding == "jpeg" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        _refuse(where, f"at most {MAX_JPEG_SCANS} JPEG scans", "more", _AGAIN)
     if encoding == "raw":
         if len(data) != width * height * 3:
             expected = f"{width * height * 3} bytes of {width}x{height} RGB rows"

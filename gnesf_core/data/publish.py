@@ -34,17 +34,16 @@ def publish(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.partial")
     descriptor = _claim(temporary, path)
     try:
-        try:
-            yield temporary
-        except BaseException as error:
-            temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.filename is None:
-                error.filename = str(path)  # "disk full" alone does not say where
-            raise
+        yield temporary
         _sync(temporary, os.O_RDONLY)
         _write_checksum(path, sha256_of(temporary))
         temporary.replace(path)
         _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # "disk full" alone does not say where
+        raise
     finally:
         os.close(descriptor)
 
@@ -54,7 +53,8 @@ def publish_files(folder: Path) -> Iterator[Path]:
     """Hand out a temporary folder; move its files into `folder` when all are written.
 
     For results that are many files, such as a raw scan. Each file appears whole; if the
-    block raises, none appears.
+    block raises, none appears. (If moving them fails half way, those already moved
+    stay; `files.list` comes last and stands for all.)
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def _lock_holder(descriptor: int) -> str:
         return "another process"
     for line in lines:
         fields = line.split()
-        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].endswith(inode):
+        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):
             return f"process {fields[4]}"
     return "another process"
 
@@ -194,11 +194,14 @@ def _write_checksum(path: Path, digest: str) -> None:
     """
     sidecar = checksum_path(path)
     temporary = sidecar.with_name(f"{sidecar.name}.{os.getpid()}")
-    with temporary.open("w") as stream:
-        stream.write(f"{digest}  {path.name}\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(sidecar)
+    try:
+        with temporary.open("w") as stream:
+            stream.write(f"{digest}  {path.name}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(sidecar)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _sync(path: Path, flags: int) -> None:

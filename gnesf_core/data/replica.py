@@ -46,6 +46,8 @@ class ReplicaScan:
         self._folder = Path(folder)
         self.world_from_camera = _read_trajectory(self._folder / _TRAJECTORY)
         self._images = {name: self._list(name) for name in _FOLDERS}
+        images = [path for paths in self._images.values() for path in paths]
+        self._stamps = {path: _stamp(path) for path in images}
         width, height = self._common_size()
         focal = width / 2  # half the image is seen under 45 degrees
         intrinsics = np.array(
@@ -111,6 +113,12 @@ class ReplicaScan:
             digest.update(data)
         return digest.hexdigest()
 
+    def check_unchanged(self) -> None:
+        """Refuse the folder if an image changed since it was opened."""
+        for path, stamp in self._stamps.items():
+            if _stamp(path) != stamp:
+                _fail(path, "file", "the file as it was at first", "a changed one")
+
     def close(self) -> None:
         """Release the files; none is kept open."""
 
@@ -160,6 +168,11 @@ def _png_header(path: Path, data: bytes) -> tuple[int, int, int]:
     if len(data) < 26 or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
         _fail(path, "image", "a PNG image", f"bytes starting {data[:8].hex()}")
     return struct.unpack_from(">IIB", data, 16)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns
 
 
 def _read_trajectory(path: Path) -> Float64[np.ndarray, "frames 4 4"]:

@@ -53,6 +53,10 @@ class Scan(Protocol):
         """Return the depth image in the scan's units; 0 and 65535 mean no depth."""
         ...
 
+    def check_unchanged(self) -> None:
+        """Refuse the scan if its files changed since it was opened."""
+        ...
+
     def sha256(self) -> str:
         """Return the digest of everything that the scan is read from."""
         ...

@@ -34,6 +34,7 @@ MAX_SIDE = 16384
 MAX_FRAMES = 1_000_000  # nine hours at 30 Hz
 MAX_IMU_FRAMES = 100 * MAX_FRAMES
 DEPTH_UNITS_PER_METRE = (1.0, 1e6)  # plausible range; ScanNet has 1000
+FOCAL_LENGTHS = (1.0, 1e6)  # pixels; anything else is damage
 NO_POSE = np.full((4, 4), -np.inf)  # how the format says that tracking was lost
 
 _HEADER_START = struct.Struct("<IQ")  # version, bytes of the sensor's name
@@ -235,8 +236,11 @@ class SensReader:
         """Return the 3x3 part of a stored camera matrix, checked."""
         intrinsics = matrix[:3, :3].copy()
         focal_lengths = intrinsics[[0, 1], [0, 1]]
-        if not (np.isfinite(intrinsics).all() and (focal_lengths > 0).all()):
-            place, expected = f"header, {camera} intrinsics", "finite, fx > 0, fy > 0"
+        low, high = FOCAL_LENGTHS
+        usable = np.isfinite(intrinsics).all() and (focal_lengths >= low).all()
+        if not usable or (focal_lengths > high).any():
+            place = f"header, {camera} intrinsics"
+            expected = f"finite, fx and fy within {low}..{high} pixels"
             self._refuse(place, expected, intrinsics.tolist(), _AGAIN)
         return intrinsics
 

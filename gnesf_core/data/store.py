@@ -180,7 +180,7 @@ class Frames(Container):
         width, height = self.depth_size
         self._depth = self.dataset("depth/frames", "<u2", (count, height, width))
         self._labels: h5py.Dataset | None = None
-        if "labels/frames" in self.file:
+        if self.has("labels"):
             width, height = self.color_size
             self._labels = self.dataset("labels/frames", "u1", (count, height, width))
 

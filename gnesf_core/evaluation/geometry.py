@@ -144,14 +144,14 @@ def trimmed_surface_scores(
     """
     everything = np.concatenate([predicted_vertices, truth_vertices])
     seen = seen_by_cameras(
-        everything, views, config.trim_tolerance_m, config.depth_max_m
+        everything, views, config.trim_tolerance_m, config.trim_depth_m
     )
     split = len(predicted_vertices)
     scores = surface_scores(
         predicted_vertices[seen[:split]], truth_vertices[seen[split:]], config
     )
     scores["trim_tolerance_m"] = config.trim_tolerance_m
-    scores["depth_max_m"] = config.depth_max_m
+    scores["trim_depth_m"] = config.trim_depth_m
     scores["seen_share_of_predicted"] = _share(seen[:split])
     scores["seen_share_of_truth"] = _share(seen[split:])
     return scores

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gnesf_core.evaluation import semantics
+from gnesf_core.evaluation import depth, semantics
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.shapes import Int64
 
@@ -73,8 +73,13 @@ def per_field(rows: Sequence[Scores]) -> list[dict[str, Any]]:
             for name, _ in _GEOMETRY:
                 values = [row["geometry"][extent][name] for row in own]
                 line[f"{extent}_{name}"] = _mean(values)
-        for name in _DEPTH:
-            line[f"depth_{name}"] = _mean([row["depth"][name] for row in own])
+            surface = [row["geometry"][extent] for row in own]
+            line[f"{extent}_scenes_scored"] = sum(
+                not scores["empty_prediction"] for scores in surface
+            )
+        means = depth.mean_over_scenes([row["depth"] for row in own])
+        line |= {f"depth_{name}": means[name] for name in _DEPTH}
+        line["depth_scenes_scored"] = means["scenes"] - means["scenes_without_error"]
         lines.append(line)
     return lines
 
@@ -156,7 +161,8 @@ def _html_row(tag: str, values: Sequence[Any]) -> str:
 
 
 def _semantics_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Block:
-    absent = semantics.scannet_scores(total(rows, lines[0]["field"]))["classes_absent"]
+    truth = total(rows, lines[0]["field"])[: len(CLASS_NAMES)].sum(axis=1)
+    absent = [name for name, count in zip(CLASS_NAMES, truth, strict=True) if not count]
     percent = (
         "scannet_miou", "scannet_miou_of_20", "scannet_mean_accuracy",
         "scannet_overall_accuracy", "released_gnesf_miou",
@@ -169,9 +175,9 @@ def _semantics_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Blo
         "(vertices without a true class skipped, a void prediction is wrong); "
         "confusions added over scenes. mIoU is the mean over the classes that are "
         'scored; "of 20" counts absent ones as 0. '
-        f'Absent: {", ".join(absent) or "none"}. "Released GNeSF" is what its '
-        "released evaluation would print: void becomes wall, means always divided by "
-        "20. All in percent.",
+        f'Absent in the truth: {", ".join(absent) or "none"}. "Released GNeSF" is what '
+        "its released evaluation would print: void becomes wall, means always divided "
+        "by 20. All in percent.",
         ["field", "scenes", "classes scored", "mIoU", "mIoU of 20", "mAcc",
          "accuracy", "released GNeSF mIoU", "released GNeSF mAcc"],
         [
@@ -187,11 +193,12 @@ def _geometry_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Bloc
     return Block(
         "Geometry",
         f"Protocol: vertices of both meshes, thinned to {first['down_sample_m']} m; "
-        f"threshold {first['threshold_m']} m; mean over scenes. Trimmed leaves out "
+        f"threshold {first['threshold_m']} m; mean over scenes (distances: over those "
+        "with a prediction; scores: an empty one counts 0). Trimmed leaves out "
         "what no depth camera saw, in both meshes; whole leaves out nothing.",
-        ["field", "extent"] + [title for _, title in _GEOMETRY],
+        ["field", "extent", "scenes"] + [title for _, title in _GEOMETRY],
         [
-            [line["field"], extent]
+            [line["field"], extent, _share(line, f"{extent}_scenes_scored")]
             + [_fixed(line[f"{extent}_{name}"]) for name, _ in _GEOMETRY]
             for line in lines
             for extent in ("trimmed", "whole")
@@ -205,9 +212,10 @@ def _depth_block(lines: list[dict[str, Any]]) -> Block:
         "Protocol: depth cast off the predicted mesh against the sensor's, over all "
         "kept frames; mean over frames, then scenes. Completeness: share of measured "
         "pixels with a prediction.",
-        ["field", *(name.replace("_", " ") for name in _DEPTH)],
+        ["field", "scenes", *(name.replace("_", " ") for name in _DEPTH)],
         [
-            [line["field"], *(_fixed(line[f"depth_{name}"]) for name in _DEPTH)]
+            [line["field"], _share(line, "depth_scenes_scored")]
+            + [_fixed(line[f"depth_{name}"]) for name in _DEPTH]
             for line in lines
         ],
     )
@@ -248,6 +256,11 @@ def _scene_block(rows: Sequence[Scores]) -> Block:
 def _mean(values: Sequence[float | None]) -> float | None:
     present = [value for value in values if value is not None]
     return float(np.mean(present)) if present else None
+
+
+def _share(line: Mapping[str, Any], name: str) -> str:
+    """Say how many scenes entered a mean: failures must not flatter it unseen."""
+    return f"{line[name]} of {line['scenes']}"
 
 
 def _percent(value: float | None) -> str:

@@ -7,6 +7,7 @@ from gnesf_core.shapes import Bool, Float32, Int32, Integer, Shaped
 
 # A mean this close to 1 comes from free space alone.
 _SATURATED = 0.99
+_ALMOST_ZERO = 1e-4  # of a truncation: a hundredth of a millimetre at 12 cm
 
 
 def extract_surface(
@@ -22,6 +23,9 @@ def extract_surface(
     """
     from skimage.measure import marching_cubes
 
+    # A value of exactly 0 is outside for us and inside for the library; depth in whole
+    # millimetres and level cameras make such values common.
+    tsdf = np.where(tsdf == 0, np.float32(_ALMOST_ZERO), tsdf)
     cells = _surface_cells(tsdf, weight)
     if not cells.any():
         return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)
@@ -44,8 +48,9 @@ def _surface_cells(
     """Tell which cells, named by their first corner, hold a piece of surface.
 
     Distances climb from 0 to 1 over the truncation. An edge of one voxel from behind a
-    surface to saturated free space is a jump of depth, the side of a shadow: no surface
-    seen at less than about 70 degrees climbs so fast.
+    surface to saturated free space is a jump of depth, the side of a shadow: with a
+    truncation of 3 voxels, no surface seen at less than about 70 degrees climbs so
+    fast. (At 1 voxel every surface would: the schema asks for 2.)
     """
     observed = _corners_all(weight > 0)
     positive = tsdf >= 0

@@ -23,6 +23,7 @@ from gnesf_core.shapes import Bool, Float, Float64, Int, Int64, Shaped
 TILE = 8  # rays per side of a tile of an image
 GROUP = 64  # tiles that are culled together
 BUDGET_BYTES = 64 * 2**20
+EDGE_ON = 1e-9  # height over size below which a triangle is seen from its edge
 CULL_MARGIN = 1e-5  # single precision cannot be trusted closer than this
 
 
@@ -186,7 +187,10 @@ class _TorchCaster(_PlaneCaster):
         """Return edge planes turned inwards, 1/(distance * |N|), and triangle ids."""
         relative = self._corners - origin
         height = (relative[:, 0] * self._normal).sum(-1)
-        kept = torch.nonzero(height).flatten()
+        # In a triangle's own plane the height is rounding noise, its inverse is huge,
+        # and rays along the plane would be lost to it.
+        size = self._normal.norm(dim=-1) * relative.norm(dim=-1).amax(1)
+        kept = torch.nonzero(height.abs() > EDGE_ON * size).flatten()
         relative, height = relative[kept], height[kept]
         # Neighbours share an edge's end points, so that their planes are exact
         # opposites and no ray slips between them.

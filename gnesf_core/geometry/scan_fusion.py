@@ -16,7 +16,6 @@ from gnesf_core.shapes import Float32, Float64, Int64
 log = logging.getLogger(__name__)
 
 _BATCH = 16  # frames per call of `fuse`: a block of voxels stays in cache meanwhile
-_BOUNDS_FRAMES = 200  # evenly spread; as many as NeuralRecon looks at
 _REPORT_SECONDS = 10.0
 
 
@@ -26,12 +25,12 @@ def fuse_scan(
     """Fuse every usable frame of `scan`; finest level first."""
     _check_same(scan, frames)
     usable = np.flatnonzero(frames.raw_status == store.USABLE)
-    lower, upper = _bounds(scan, usable, config.max_depth_m)
+    lower, upper = _bounds(scan, frames.index, config.max_depth_m)
     volumes = [
         tsdf.TsdfVolume.empty(
             grid, config.truncation_voxels * grid.voxel_size_m, device
         )
-        for grid in tsdf.pyramid_grids(lower, upper, config)
+        for grid in _grids(scan, lower, upper, config)
     ]
     started = reported = time.monotonic()
     done = 0
@@ -45,33 +44,52 @@ def fuse_scan(
             rate, reported = done / (now - started), now
             left = (len(usable) - done) / rate
             log.info("%d/%d frames, %.0f/s, %.0f s left", done, len(usable), rate, left)
+    scan.check_unchanged()
     log.info("fused %d frames into %s voxels", done, volumes[0].grid.shape)
     return [_level(volume) for volume in volumes]
 
 
+def _grids(
+    scan: Scan,
+    lower: Float64[np.ndarray, " 3"],
+    upper: Float64[np.ndarray, " 3"],
+    config: TargetsConfig,
+) -> list[tsdf.Grid]:
+    try:
+        return tsdf.pyramid_grids(lower, upper, config)
+    except ValueError as error:
+        raise BadInput(
+            scan.info.path,
+            "poses and depth",
+            expected="a scene that fits into memory",
+            found=error,
+            remedy="look for frames with stray poses; or raise targets.voxel_size_m",
+        ) from None
+
+
 def _check_same(scan: Scan, frames: store.Frames) -> None:
     """Refuse a scan that the frames were not taken from."""
-    recorded = frames.raw_world_from_camera
-    if scan.world_from_camera.shape == recorded.shape and np.array_equal(
-        scan.world_from_camera, recorded, equal_nan=True
-    ):
-        return
-    raise BadInput(
-        scan.info.path,
-        "poses",
-        expected=f"those recorded in {frames.path}",
-        found="others",
-        remedy="delete the frames file and run snakemake again",
-    )
+    recorded, found = frames.provenance["inputs"].get("scan"), scan.sha256()
+    if found != recorded:
+        raise BadInput(
+            scan.info.path,
+            "content",
+            expected=f"the scan that {frames.path} was made from",
+            found=f"SHA-256 {found[:12]}... instead of {str(recorded)[:12]}...",
+            remedy="delete the frames file and run snakemake again",
+        )
 
 
 def _bounds(
-    scan: Scan, usable: Int64[np.ndarray, " frames"], max_depth_m: float
+    scan: Scan, kept: Int64[np.ndarray, " frames"], max_depth_m: float
 ) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, " 3"]]:
-    """Enclose all measured points of frames spread evenly over the scan."""
-    stride = -(-len(usable) // _BOUNDS_FRAMES)
+    """Enclose all measured points of the kept frames.
+
+    Between two key frames a camera moves by a decimetre, which the volume's margin of
+    a coarse truncation covers.
+    """
     lower, upper = np.full(3, np.inf), np.full(3, -np.inf)
-    for index in usable[:: max(stride, 1)].tolist():
+    for index in kept.tolist():
         low, high = tsdf.depth_bounds(
             _depth_m(scan, index),
             scan.info.depth_intrinsics,

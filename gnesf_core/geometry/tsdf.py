@@ -21,7 +21,7 @@ from gnesf_core.config import TargetsConfig
 from gnesf_core.geometry import camera
 from gnesf_core.shapes import Float, Float32, Float64
 
-MOST_VOXELS = 2**31
+MOST_VOXELS = 2**28  # 2 GiB at the finest level; 25 x 25 x 27 m at 4 cm
 # The truth works on this many voxels at once, to bound its temporary arrays.
 _SLAB_VOXELS = 2**20
 
@@ -134,6 +134,8 @@ def integrate(
     further behind the surface than the truncation. Geometry is computed in float64.
     """
     device = volume.tsdf.device
+    # Depth is float32: 2.9 m as a double lies below the pixel that says 2.9 m.
+    max_depth_m = float(np.float32(max_depth_m))
     matrices = pixel_from_voxel(volume.grid, intrinsics, world_from_camera)
     shape = volume.grid.shape
     step = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))

@@ -41,7 +41,7 @@ from gnesf_core.synthrooms.surfaces import Surfaces, gather
 
 log = logging.getLogger(__name__)
 
-SCANNED_M = 3.5  # what no camera came closer to is not in the ground-truth mesh
+SCANNED_M = 3.0  # what no camera came closer to is not in the ground-truth mesh
 FRAME_US = 33_333  # ScanNet's sensors take thirty frames a second
 
 
@@ -123,7 +123,7 @@ def write_scene(
 
 def set_up(scene: str, config: SynthRoomsConfig, device: str) -> Film:
     """Build a scene's room, light it, and plan the walk through it."""
-    rngs = streams(config.seed, int(scene[5:9]))
+    rngs = streams(config.seed, int(scene[5:].split("_")[0]))
     room = build_room(scene_kind(scene, config), rngs)
     surfaces = gather(room)
     lights, ambient = draw_lights(room.plan, rngs["looks"])
@@ -197,8 +197,12 @@ def _shoot(
                 # A scan's mesh holds what was measured, and from near enough.
                 measured = (depth != 0) & (depth != INVALID_DEPTH)
                 true_depth[~measured | (true_depth > SCANNED_M)] = 0
-                seen[hidden] = truth.seen_by(
+                near = truth.seen_by(
                     mesh.vertices[hidden], pose, film.depth_camera, true_depth
+                )
+                hidden = hidden[near]
+                seen[hidden] = truth.is_in_sight(
+                    mesh.vertices[hidden], pose, film.renderer.caster
                 )
     return seen
 

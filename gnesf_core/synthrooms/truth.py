@@ -7,6 +7,7 @@ import torch
 
 from gnesf_core.data.annotation import SegmentGroup
 from gnesf_core.geometry.camera import invert_rigid, project, transform
+from gnesf_core.geometry.raycast import Caster
 from gnesf_core.shapes import Bool, Float64, Int64, UInt8
 from gnesf_core.synthrooms.render import Camera, Renderer
 from gnesf_core.synthrooms.rooms import Room
@@ -14,6 +15,7 @@ from gnesf_core.synthrooms.surfaces import Surfaces
 
 WELD_M = 1e-4
 SEEN_M = 0.02  # a vertex is seen if the depth around its pixel comes this close
+SIGHT_SLACK_M = 0.004
 PATCH_M = 0.7  # segments are no wider than about this
 
 
@@ -149,6 +151,21 @@ def seen_by(
     z = z[near]
     seen[near] = (z < around.max(1) + SEEN_M) & (z > around.min(1) - SEEN_M)
     return seen
+
+
+def is_in_sight(
+    vertices: Float64[np.ndarray, "n 3"],
+    room_from_camera: Float64[np.ndarray, "4 4"],
+    caster: Caster,
+) -> Bool[np.ndarray, " n"]:
+    """Return which vertices nothing hides, not even something millimetres before them.
+
+    Pixels are too coarse to tell a picture from the wall behind it.
+    """
+    eye = room_from_camera[:3, 3].copy()
+    rays = vertices - eye
+    _, t = caster.cast(eye, rays)
+    return (1 - t) * np.linalg.norm(rays, axis=1) < SIGHT_SLACK_M
 
 
 def vertex_colors(mesh: TruthMesh, renderer: Renderer) -> UInt8[np.ndarray, "n 3"]:

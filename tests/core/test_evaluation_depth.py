@@ -14,7 +14,11 @@ from gnesf_core.geometry.camera import look_at
 from gnesf_core.geometry.raycast import make_caster
 
 CONFIG = EvaluationConfig(
-    threshold_m=0.05, down_sample_m=0.02, trim_tolerance_m=0.1, depth_max_m=10.0
+    threshold_m=0.05,
+    down_sample_m=0.02,
+    trim_tolerance_m=0.1,
+    trim_depth_m=10.0,
+    depth_max_m=10.0,
 )
 INTRINSICS = np.array([[20.0, 0, 7.5], [0, 20.0, 5.5], [0, 0, 1]])
 # A square of 20 m in the plane z = 0, and the same cut down to x >= 0.

@@ -15,7 +15,11 @@ from gnesf_core.evaluation.geometry import (
 from gnesf_core.geometry.camera import look_at
 
 CONFIG = EvaluationConfig(
-    threshold_m=0.05, down_sample_m=0.02, trim_tolerance_m=0.1, depth_max_m=10.0
+    threshold_m=0.05,
+    down_sample_m=0.02,
+    trim_tolerance_m=0.1,
+    trim_depth_m=10.0,
+    depth_max_m=10.0,
 )
 PRECISION, RECALL = "precision_predicted_to_truth", "recall_truth_to_predicted"
 ACCURACY = "accuracy_predicted_to_truth_m"

@@ -208,3 +208,13 @@ def test_random_damage_to_a_jpeg_ends_in_pixels_or_in_bad_input():
         except BadInput:
             refused += 1
     assert 0 < refused < 400
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded():
+    jpeg = images.encode_jpeg(np.zeros((16, 16, 3), np.uint8), 90)
+    start = jpeg.index(b"\xff\xda")
+    scan = jpeg[start:-2]
+    endless = jpeg[:start] + scan * 200 + jpeg[-2:]
+    for check in (images.check_color, images.probe_color, images.decode_color):
+        with pytest.raises(BadInput, match="JPEG scans"):
+            check(endless, "jpeg", 16, 16, ("scan.sens", "frame 1"))

@@ -171,3 +171,22 @@ def test_a_fused_room_has_no_second_layer_behind_its_walls():
     assert areas[window].sum() == pytest.approx(1.0, rel=0.03)
     inward = normals(vertices, faces)[window][:, 0]
     assert (inward < 0).all()
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_plane_exactly_on_a_layer_of_voxels_is_found(beside):
+    # A level camera, depth in whole millimetres, 4 cm voxels: values are exactly 0.
+    grid = Grid(np.array([-0.4, 0.0, -0.4]), 0.04, (21, 70, 21))
+    volume = TsdfVolume.empty(grid, 0.12)
+    pose = np.eye(4)
+    pose[:3, :3] = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]
+    intrinsics = np.array([[60.0, 0, 31.5], [0, 60.0, 31.5], [0, 0, 1]])
+    depth = np.full((1, 64, 64), 2.0, np.float32)
+    if beside:
+        depth[..., 32:] = 1.83
+    tsdf.fuse([volume], depth, intrinsics, pose[None], 3.0)
+    assert (volume.tsdf == 0).any()
+    vertices, faces = surface_of(volume)
+    far = vertices[:, 1] > 1.92
+    np.testing.assert_allclose(vertices[far, 1], 2.0, atol=1e-3)
+    assert far.sum() > (100 if beside else 300) and len(faces) > 0

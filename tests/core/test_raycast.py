@@ -211,3 +211,19 @@ def test_tensors_are_answered_with_tensors():
 def test_unknown_engines_are_refused():
     with pytest.raises(ValueError, match="embree"):
         make_caster(np.zeros((0, 3)), np.zeros((0, 3), int), "embree")
+
+
+def test_a_shelf_seen_from_its_edge_does_not_hide_the_wall_behind():
+    rng = np.random.default_rng(0)
+    quad = np.array([[0, 0], [1, 0], [1, 1], [0, 1.0]])
+    shelf = np.column_stack([quad * 0.5 - [0.25, -1], np.zeros(4)])
+    wall = np.column_stack([quad[:, 0] * 8 - 4, np.full(4, 3.0), quad[:, 1] * 8 - 4])
+    triangles = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+    v, u = np.mgrid[-8:9, -8:9] / 20
+    rays = np.stack([u, np.ones_like(u), v], -1)  # row 8 lies in the shelf's plane
+    for _ in range(20):
+        turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        vertices = np.concatenate([shelf, wall]) @ turn.T
+        caster = make_caster(vertices, triangles, "torch")
+        hit, _ = caster.cast(np.zeros(3), rays @ turn.T)
+        assert (hit >= 0).all()

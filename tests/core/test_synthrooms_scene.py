@@ -29,6 +29,7 @@ from gnesf_core.geometry.camera import (
     project,
     transform,
 )
+from gnesf_core.geometry.raycast import make_caster
 from gnesf_core.labels import LabelMap
 from gnesf_core.synthrooms import scene as scene_module
 from gnesf_core.synthrooms.lighting import Light
@@ -43,7 +44,7 @@ from gnesf_core.synthrooms.shapes import box
 from gnesf_core.synthrooms.shell import shell_things
 from gnesf_core.synthrooms.surfaces import gather
 from gnesf_core.synthrooms.things import Thing
-from gnesf_core.synthrooms.truth import cut, seen_by, subdivide
+from gnesf_core.synthrooms.truth import cut, is_in_sight, seen_by, subdivide
 
 TINY = SynthRoomsConfig(
     seed=0,
@@ -376,6 +377,19 @@ def test_vertices_are_seen_on_surfaces_and_not_behind_them():
     points = np.array([[0, 0, 2.0], [0, 0, 2.3], [0, 0, 1.5], [9, 0, 2], [0, 0, -2]])
     seen = seen_by(points, pose, CAMERA, depth)
     np.testing.assert_array_equal(seen, [True, False, False, False, False])
+
+
+def test_the_wall_behind_a_picture_is_not_in_sight():
+    def square(half, z):
+        return np.array([[-half, -half, z], [half, -half, z], [half, half, z],
+                         [-half, half, z]])  # fmt: skip
+
+    vertices = np.concatenate([square(1.0, 2.0), square(0.3, 1.985)])
+    triangles = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+    points = np.array([[0.1, 0.05, 2.0], [0.1, 0.05, 1.985], [0.8, 0.1, 2.0]])
+    caster = make_caster(vertices, triangles)
+    seen = is_in_sight(points, np.eye(4), caster)
+    np.testing.assert_array_equal(seen, [False, True, True])
 
 
 def test_the_mesh_holds_only_what_was_seen(scans):

@@ -7,13 +7,17 @@ from workflow.code_digest import CodeDigest
 FILES = {
     "stages/__init__.py": "",
     "stages/fuse.py": "from core import volume\nfrom core.mesh import save\n"
-    "def main():\n    save(volume.fuse(2))\n",
+    "from core.order import X\nimport core.deep.inner\n"
+    "def main():\n    save(volume.fuse(X + core.deep.inner.f()))\n",
     "stages/score.py": "def main():\n    from core.score import iou\n    iou()\n",
     "core/__init__.py": "",
-    "core/volume.py": "from core.camera import project\nLIMIT = 3\n"
+    "core/volume.py": "import zlib\nfrom core.camera import project\nLIMIT = 3\n"
     "def fuse(n):\n    return helper(project(n)) + LIMIT\n"
-    "def helper(n):\n    return n\n"
+    "def helper(n):\n    return zlib.crc32(n)\n"
     "def unused(n):\n    return n\n",
+    "core/order.py": "X = 1\nX += 1\nX *= 2\n",
+    "core/deep/__init__.py": "",
+    "core/deep/inner.py": "def f():\n    return 1\n",
     "core/camera.py": 'def project(n):\n    """Say."""\n    return n\n',
     "core/mesh.py": "class Mesh:\n    def __init__(self):\n        self.a = 1\n"
     "def save(x):\n    Mesh()\n",
@@ -25,7 +29,7 @@ FILES = {
 def tree(tmp_path):
     for name, text in FILES.items():
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
     def edit(name, old, new):
@@ -47,8 +51,12 @@ def tree(tmp_path):
     [
         ("core/camera.py", "return n", "return n + 1", {"fuse"}),
         ("core/volume.py", "LIMIT = 3", "LIMIT = 4", {"fuse"}),
-        ("core/volume.py", "helper(n):\n    return n", "helper(n):\n    return 0",
+        ("core/volume.py", "zlib.crc32(n)", "zlib.adler32(n)", {"fuse"}),
+        ("core/volume.py", "import zlib", "import bz2 as zlib", {"fuse"}),
+        ("core/volume.py", "import zlib", "import zlib\nimport unneeded", set()),
+        ("core/order.py", "X = 1\nX += 1\nX *= 2", "X = 1\nX *= 2\nX += 1",
          {"fuse"}),
+        ("core/deep/inner.py", "return 1", "return 2", {"fuse"}),
         ("core/volume.py", "unused(n):\n    return n", "unused(n):\n    return 0",
          set()),
         ("core/mesh.py", "self.a = 1", "self.a = 2", {"fuse"}),
@@ -70,3 +78,8 @@ def test_the_changed_file_is_named(tmp_path, tree):
     tree("core/camera.py", "return n", "return n + 1")
     after = CodeDigest(tmp_path).of("stages.fuse")
     assert {f for f in before if before[f] != after[f]} == {"core/camera.py"}
+
+
+def test_a_recipe_that_names_no_module_is_refused(tree, tmp_path):
+    with pytest.raises(ValueError, match="core.orcale: no such module"):
+        CodeDigest(tmp_path).of("stages.fuse", "core.orcale")

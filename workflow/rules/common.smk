@@ -23,8 +23,10 @@ SPLITS = read_splits(DATASET, config)
 SCENES = [scene for scenes in SPLITS.values() for scene in scenes]
 # Scenes whose labels may be read; those of the test split carry none.
 LABELLED = set(SPLITS["train"]) | set(SPLITS["val"])
-# A data set without true meshes (own captures, Replica) has no scenes to score.
-SCORED_SPLITS = ["val"] if SPLITS["val"] else []
+FORMAT = config["datasets"][DATASET]["format"]
+# Only ScanNet's format comes with meshes to score and a benchmark to submit to.
+SCORED_SPLITS = ["val"] if SPLITS["val"] and FORMAT == "scannet" else []
+SUBMITTED_SPLITS = ["test"] if SPLITS["test"] and FORMAT == "scannet" else []
 FIELDS = list(config["fields"])
 RESULTS = "results/{dataset}"
 SYNTHROOMS = config["datasets"]["synthrooms"]["root"]
@@ -84,10 +86,10 @@ def raw_scan(wildcards):
 def raw_labels(wildcards):
     """Name the files that 2D labels are read from; none for scenes without labels."""
     dataset = config["datasets"][wildcards.dataset]
+    if dataset["format"] == "replica" and "label_map" in dataset:
+        return {"label_map": dataset["label_map"]}
     if wildcards.scene not in LABELLED or "label_map" not in dataset:
         return {}
-    if dataset["format"] == "replica":
-        return {"label_map": dataset["label_map"]}
     return {
         "labels": raw(wildcards, "_2d-label-filt.zip"),
         "label_map": dataset["label_map"],

@@ -24,12 +24,20 @@ rule evaluation:
 rule figures:
     input:
         results("figures/{split}_classes.svg", split=SCORED_SPLITS),
-        results("figures/{field}/{scene}.png", field=FIELDS, scene=SPLITS["val"]),
+        results(
+            "figures/{field}/{scene}.png",
+            field=FIELDS,
+            scene=SPLITS["val"] if SCORED_SPLITS else [],
+        ),
 
 
 rule submission:
     input:
-        results("fields/{field}/submission_test.zip", field=FIELDS),
+        results(
+            "fields/{field}/submission_{split}.zip",
+            field=FIELDS,
+            split=SUBMITTED_SPLITS,
+        ),
 
 
 rule verify:
