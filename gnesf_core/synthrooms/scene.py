@@ -106,7 +106,8 @@ def write_scene(
         folder: an existing folder; files get ScanNet's names inside it.
         scene: one of `scene_names`.
         labelled: also write annotations, as ScanNet does for train and val.
-        config: sizes and seed. Equal settings give equal bytes.
+        config: sizes and seed. Equal settings give equal bytes with the same ray engine
+            and Pillow; engines may differ in single pixels on edges.
         device: where rays are cast and surfaces shaded.
     """
     started = time.monotonic()

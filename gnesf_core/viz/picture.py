@@ -140,30 +140,6 @@ def inside_viewpoint(
     return Viewpoint(best_pose, intrinsics, width, height, near_m=_INSIDE_NEAR_M)
 
 
-def top_view(
-    vertices: Float[np.ndarray, "n 3"],
-    faces: Int[np.ndarray, "m 3"],
-    vertex_colors: UInt8[np.ndarray, "n 3"],
-    width: int = 640,
-    height: int = 480,
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Draw a scene from above; see `top_viewpoint`."""
-    viewpoint = top_viewpoint(vertices, width, height)
-    return render_mesh(vertices, faces, vertex_colors, viewpoint)
-
-
-def inside_view(
-    vertices: Float[np.ndarray, "n 3"],
-    faces: Int[np.ndarray, "m 3"],
-    vertex_colors: UInt8[np.ndarray, "n 3"],
-    width: int = 640,
-    height: int = 480,
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Draw a scene from one of its corners; see `inside_viewpoint`."""
-    viewpoint = inside_viewpoint(vertices, faces, width, height)
-    return render_mesh(vertices, faces, vertex_colors, viewpoint)
-
-
 def render_mesh(
     vertices: Float[np.ndarray, "n 3"],
     faces: Int[np.ndarray, "m 3"],

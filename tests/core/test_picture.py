@@ -6,11 +6,9 @@ from gnesf_core.labels import IGNORE, PALETTE
 from gnesf_core.viz.picture import (
     Viewpoint,
     class_colors,
-    inside_view,
     inside_viewpoint,
     render_mesh,
     side_by_side,
-    top_view,
     top_viewpoint,
 )
 
@@ -18,6 +16,16 @@ RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (90, 90, 90)
 # Corners of a unit square, counter-clockwise from above, and its two triangles.
 SQUARE = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
 QUADS = np.array([[0, 1, 2], [0, 2, 3]])
+
+
+def top_view(vertices, faces, colors, width, height):
+    viewpoint = top_viewpoint(vertices, width, height)
+    return render_mesh(vertices, faces, colors, viewpoint)
+
+
+def inside_view(vertices, faces, colors, width, height):
+    viewpoint = inside_viewpoint(vertices, faces, width, height)
+    return render_mesh(vertices, faces, colors, viewpoint)
 
 
 def quads(*parts):
