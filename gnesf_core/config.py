@@ -8,13 +8,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class SynthRoomsConfig:
-    """The embedded data set: how many rooms, how large, and how they are filmed."""
+class SynthRoomsCounts:
+    """How many scenes each split of the embedded data set has."""
 
-    seed: int
     scenes_train: int
     scenes_val: int
     scenes_test: int
+
+
+@dataclass(frozen=True)
+class SynthRoomsConfig:
+    """How a room of the embedded data set is filmed, whichever split it is in."""
+
+    seed: int
     frames: int  # raw frames per scene
     color_width: int
     color_height: int

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gnesf_core.config import SynthRoomsConfig
+from gnesf_core.config import SynthRoomsConfig, SynthRoomsCounts
 from gnesf_core.data.annotation import write_aggregation, write_segments
 from gnesf_core.data.images import encode_jpeg
 from gnesf_core.data.label_zip import LabelZipWriter
@@ -16,7 +16,7 @@ from gnesf_core.data.ply import write_ply
 from gnesf_core.data.scan import ScanInfo
 from gnesf_core.data.scannet import (
     SceneFiles,
-    write_label_map,
+    check_scene_id,
     write_mesh_labels,
     write_meta,
     write_scene_list,
@@ -29,7 +29,6 @@ from gnesf_core.synthrooms import truth
 from gnesf_core.synthrooms.categories import (
     ID_FROM_CATEGORY,
     NYU40_FROM_CATEGORY,
-    label_rows,
 )
 from gnesf_core.synthrooms.lighting import draw_lights
 from gnesf_core.synthrooms.path import camera_path, lose_tracking
@@ -67,7 +66,7 @@ class Film:
         return self.world_from_room @ self.room_from_camera[index]
 
 
-def scene_names(config: SynthRoomsConfig) -> dict[str, tuple[str, ...]]:
+def scene_names(config: SynthRoomsCounts) -> dict[str, tuple[str, ...]]:
     """Return the scenes of each split; numbers run through train, val and test."""
     names: dict[str, tuple[str, ...]] = {}
     start = 0
@@ -78,17 +77,22 @@ def scene_names(config: SynthRoomsConfig) -> dict[str, tuple[str, ...]]:
     return names
 
 
-def scene_kind(scene: str, config: SynthRoomsConfig) -> str:
-    """Return a scene's kind of room: within each split the kinds take turns."""
-    for scenes in scene_names(config).values():
-        if scene in scenes:
-            return KINDS[scenes.index(scene) % len(KINDS)]
-    raise ValueError(f"{scene} is not one of the scenes that the settings ask for")
+def scene_number(scene: str) -> int:
+    """Return the number in a scene's name, which decides everything in its room."""
+    return int(check_scene_id(scene)[5:].split("_")[0])
 
 
-def write_index(folder: Path, config: SynthRoomsConfig) -> None:
-    """Write the label map and the lists of scenes."""
-    write_label_map(folder / "scannetv2-labels.combined.tsv", label_rows())
+def scene_kind(scene: str) -> str:
+    """Return a scene's kind of room: the kinds take turns.
+
+    It does not depend on the splits, so that asking for more scenes leaves those alone
+    that are there.
+    """
+    return KINDS[scene_number(scene) % len(KINDS)]
+
+
+def write_lists(folder: Path, config: SynthRoomsCounts) -> None:
+    """Write the list of each split's scenes."""
     for split, scenes in scene_names(config).items():
         write_scene_list(folder / f"scannetv2_{split}.txt", scenes)
 
@@ -124,8 +128,8 @@ def write_scene(
 
 def set_up(scene: str, config: SynthRoomsConfig, device: str) -> Film:
     """Build a scene's room, light it, and plan the walk through it."""
-    rngs = streams(config.seed, int(scene[5:].split("_")[0]))
-    room = build_room(scene_kind(scene, config), rngs)
+    rngs = streams(config.seed, scene_number(scene))
+    room = build_room(scene_kind(scene), rngs)
     surfaces = gather(room)
     lights, ambient = draw_lights(room.plan, rngs["looks"])
     renderer = Renderer(surfaces, room.plan, lights, ambient, device)

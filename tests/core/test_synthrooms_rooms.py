@@ -6,7 +6,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from gnesf_core.config import SynthRoomsConfig
+from gnesf_core.config import SynthRoomsCounts
+from gnesf_core.errors import BadInput
 from gnesf_core.labels import NYU40_IDS, train_ids_from_nyu40
 from gnesf_core.synthrooms.categories import (
     CATEGORIES,
@@ -16,24 +17,11 @@ from gnesf_core.synthrooms.categories import (
 )
 from gnesf_core.synthrooms.plan import overlap, rectangle
 from gnesf_core.synthrooms.rooms import KINDS, build_room, streams, walkable
-from gnesf_core.synthrooms.scene import scene_kind, scene_names
+from gnesf_core.synthrooms.scene import scene_kind, scene_names, scene_number
 from gnesf_core.synthrooms.shapes import box, cushion, cylinder, drape, loft, place
 from gnesf_core.synthrooms.surfaces import gather
 
-DEMO = SynthRoomsConfig(
-    seed=0,
-    scenes_train=12,
-    scenes_val=4,
-    scenes_test=2,
-    frames=64,
-    color_width=324,
-    color_height=242,
-    depth_width=160,
-    depth_height=120,
-    mesh_edge_m=0.08,
-    depth_range_m=5.0,
-    jpeg_quality=90,
-)
+DEMO = SynthRoomsCounts(scenes_train=12, scenes_val=4, scenes_test=2)
 
 
 @cache
@@ -43,7 +31,7 @@ def _room(kind, scene, seed=0):
 
 def _demo_rooms(split):
     return [
-        _room(scene_kind(scene, DEMO), int(scene[5:9]))
+        _room(scene_kind(scene), scene_number(scene))
         for scene in scene_names(DEMO)[split]
     ]
 
@@ -71,9 +59,9 @@ def test_scenes_are_numbered_through_the_splits():
     assert names["train"][0] == "scene0000_00"
     assert names["val"] == tuple(f"scene{i:04d}_00" for i in range(12, 16))
     assert names["test"] == ("scene0016_00", "scene0017_00")
-    assert {scene_kind(scene, DEMO) for scene in names["val"]} == set(KINDS)
-    with pytest.raises(ValueError, match="scene0018_00"):
-        scene_kind("scene0018_00", DEMO)
+    assert {scene_kind(scene) for scene in names["val"]} == set(KINDS)
+    with pytest.raises(BadInput):
+        scene_number("../../x")
 
 
 @pytest.mark.parametrize("kind", KINDS)

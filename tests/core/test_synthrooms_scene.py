@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnesf_core.config import SynthRoomsConfig
+from gnesf_core.config import SynthRoomsConfig, SynthRoomsCounts
 from gnesf_core.data.ply import read_ply
 from gnesf_core.data.scannet import (
     LabelZip,
@@ -20,6 +20,7 @@ from gnesf_core.data.scannet import (
     read_meta,
     read_scene_list,
     read_segments,
+    write_label_map,
 )
 from gnesf_core.data.sens import SensReader
 from gnesf_core.geometry.camera import (
@@ -32,13 +33,14 @@ from gnesf_core.geometry.camera import (
 from gnesf_core.geometry.raycast import make_caster
 from gnesf_core.labels import LabelMap
 from gnesf_core.synthrooms import scene as scene_module
+from gnesf_core.synthrooms.categories import label_rows
 from gnesf_core.synthrooms.lighting import Light
 from gnesf_core.synthrooms.looks import choose
 from gnesf_core.synthrooms.path import camera_path, lose_tracking
 from gnesf_core.synthrooms.plan import Plan, Wall
 from gnesf_core.synthrooms.render import Camera, Renderer
 from gnesf_core.synthrooms.rooms import Room
-from gnesf_core.synthrooms.scene import scene_names, set_up, write_index, write_scene
+from gnesf_core.synthrooms.scene import scene_names, set_up, write_lists, write_scene
 from gnesf_core.synthrooms.sensor import ColorSensor, DepthSensor, draw_cameras
 from gnesf_core.synthrooms.shapes import box
 from gnesf_core.synthrooms.shell import shell_things
@@ -48,9 +50,6 @@ from gnesf_core.synthrooms.truth import cut, is_in_sight, seen_by, subdivide
 
 TINY = SynthRoomsConfig(
     seed=0,
-    scenes_train=2,
-    scenes_val=1,
-    scenes_test=1,
     frames=24,
     color_width=162,
     color_height=121,
@@ -60,18 +59,20 @@ TINY = SynthRoomsConfig(
     depth_range_m=5.0,
     jpeg_quality=90,
 )
+COUNTS = SynthRoomsCounts(scenes_train=2, scenes_val=1, scenes_test=1)
 SHORT = dataclasses.replace(TINY, frames=9)
 CAMERA = Camera(80, 60, np.array([[70.0, 0, 39.5], [0, 70.0, 29.5], [0, 0, 1]]))
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """One kitchen with annotations and one living room of the test split."""
+    """One kitchen with annotations and one office of the test split."""
     root = tmp_path_factory.mktemp("scans")
     for scene in ("scene0001_00", "scene0003_00"):
         (root / scene).mkdir()
         write_scene(root / scene, scene, scene == "scene0001_00", TINY)
-    write_index(root, TINY)
+    write_lists(root, COUNTS)
+    write_label_map(root / "scannetv2-labels.combined.tsv", label_rows())
     return root
 
 
@@ -205,7 +206,7 @@ def test_scenes_have_scannets_files_and_test_scenes_no_labels(scans):
     assert set(bare.sens.parent.iterdir()) == {bare.sens, bare.meta, bare.mesh}
     assert "axisAlignment" in read_meta(labelled.meta)
     assert "axisAlignment" not in read_meta(bare.meta)
-    for split, scenes in scene_names(TINY).items():
+    for split, scenes in scene_names(COUNTS).items():
         assert read_scene_list(scans / f"scannetv2_{split}.txt") == scenes
     payload = json.loads(labelled.aggregation.read_text())
     assert payload["segmentsFile"].endswith("_vh_clean_2.0.010000.segs.json")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gnesf_core.config import SynthRoomsConfig
+from gnesf_core.config import SynthRoomsCounts
 from gnesf_core.synthrooms.scene import scene_names
 from workflow.scenes import read_splits
 
@@ -40,10 +40,7 @@ def test_a_missing_list_is_named(tmp_path):
 
 
 def test_the_workflow_counts_the_rooms_that_the_core_makes():
-    fields = SynthRoomsConfig.__dataclass_fields__
-    rest = {name: field.type(0) for name, field in fields.items()} | COUNTS
-    made = scene_names(SynthRoomsConfig(**rest))
-    counted = read_splits(
-        "synthrooms", {"datasets": {"synthrooms": {}}, "synthrooms": rest}
-    )
+    made = scene_names(SynthRoomsCounts(**COUNTS))
+    config = {"datasets": {"synthrooms": {}}, "synthrooms": COUNTS}
+    counted = read_splits("synthrooms", config)
     assert {split: list(names) for split, names in made.items()} == counted

@@ -13,6 +13,7 @@ from gnesf_core.config import (
     EvaluationConfig,
     FramesConfig,
     SynthRoomsConfig,
+    SynthRoomsCounts,
     TargetsConfig,
 )
 
@@ -101,6 +102,13 @@ def test_a_changed_value_reruns_only_what_reads_it(changed):
     assert set(jobs) == {"evaluate_scene", "summarize", "plot_classes", "all"}
 
 
+def test_more_scenes_leave_those_alone_that_are_there(changed):
+    (changed.root / "more.yaml").write_text("synthrooms: {scenes_test: 2}\n")
+    jobs = changed.planned(*TINY, "more.yaml")
+    made = ("synthesize_test_scene", "extract_frames", "fuse_targets", "all")
+    assert jobs == dict.fromkeys(made, 1)
+
+
 def test_chapters_have_names(finished):
     for target in ("frames", "targets", "meshes", "evaluation", "figures"):
         assert finished.planned(target, *TINY) == {}
@@ -180,11 +188,12 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
         "properties"
     ]
     sections = {
-        "synthrooms": SynthRoomsConfig, "frames": FramesConfig,
-        "targets": TargetsConfig, "evaluation": EvaluationConfig,
+        "synthrooms": (SynthRoomsConfig, SynthRoomsCounts),
+        "frames": (FramesConfig,), "targets": (TargetsConfig,),
+        "evaluation": (EvaluationConfig,),
     }  # fmt: skip
-    for section, dataclass in sections.items():
-        names = set(dataclass.__dataclass_fields__)
+    for section, dataclasses in sections.items():
+        names = {name for d in dataclasses for name in d.__dataclass_fields__}
         assert set(config[section]) == names
         assert set(schema[section]["properties"]) == names
         assert set(schema[section]["required"]) == names

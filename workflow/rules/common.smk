@@ -62,6 +62,17 @@ def settings(section):
     return json.dumps(config[section], sort_keys=True)
 
 
+def room_settings():
+    """Hand a room its settings; how many others there are is none of its business."""
+    values = config["synthrooms"].items()
+    return json.dumps({k: v for k, v in values if not k.startswith("scenes_")})
+
+
+def count_settings():
+    values = config["synthrooms"].items()
+    return json.dumps({k: v for k, v in values if k.startswith("scenes_")})
+
+
 def results(pattern, **names):
     """Name result files of the chosen data set."""
     return expand(f"results/{DATASET}/{pattern}", **names)

@@ -2,26 +2,42 @@
 # that know it: from here on it is a data set like any other.
 
 
-rule synthesize_index:
+rule synthesize_label_map:
     output:
-        label_map=f"{SYNTHROOMS}/scannetv2-labels.combined.tsv",
+        f"{SYNTHROOMS}/scannetv2-labels.combined.tsv",
+    log:
+        "results/synthrooms/logs/synthesize_label_map.log",
+    benchmark:
+        "results/synthrooms/benchmarks/synthesize_label_map.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        *code("synthesize_label_map"),
+    message:
+        "Writing SynthRooms' label map"
+    shell:
+        "python -m stages.synthesize_label_map --out {output:q} > {log:q} 2>&1"
+
+
+rule synthesize_lists:
+    output:
         train=f"{SYNTHROOMS}/scannetv2_train.txt",
         val=f"{SYNTHROOMS}/scannetv2_val.txt",
         test=f"{SYNTHROOMS}/scannetv2_test.txt",
     log:
-        "results/synthrooms/logs/synthesize_index.log",
+        "results/synthrooms/logs/synthesize_lists.log",
     benchmark:
-        "results/synthrooms/benchmarks/synthesize_index.tsv"
+        "results/synthrooms/benchmarks/synthesize_lists.tsv"
     conda:
         "../../environment.yml"
     params:
-        *code("synthesize_index"),
-        config=settings("synthrooms"),
-        folder=subpath(output.label_map, parent=True),
+        *code("synthesize_lists"),
+        config=count_settings(),
+        folder=subpath(output.train, parent=True),
     message:
-        "Writing SynthRooms' label map and scene lists"
+        "Writing SynthRooms' scene lists"
     shell:
-        "python -m stages.synthesize_index --out {params.folder:q}"
+        "python -m stages.synthesize_lists --out {params.folder:q}"
         " --config {params.config:q} > {log:q} 2>&1"
 
 
@@ -43,7 +59,7 @@ rule synthesize_scene:
         "../../environment.yml"
     params:
         *code("synthesize_scene"),
-        config=settings("synthrooms"),
+        config=room_settings(),
         folder=subpath(output[0], parent=True),
         labelled=1,
     message:
@@ -62,6 +78,6 @@ use rule synthesize_scene as synthesize_test_scene with:
         f"{SYNTHROOMS}/scans_test/{{scene}}/{{scene}}_vh_clean_2.ply",
     params:
         *code("synthesize_scene"),
-        config=settings("synthrooms"),
+        config=room_settings(),
         folder=subpath(output[0], parent=True),
         labelled=0,
