@@ -36,9 +36,7 @@ def main(
         if labels is not None and label_map is not None:
             classes = LabelMap.read(label_map, tuple(label_map_sha256 or ()))
             inputs["label_map"] = sha256_of(label_map)
-            label_source = stack.enter_context(
-                open_labels(format, labels, classes, source)
-            )
+            label_source = stack.enter_context(open_labels(labels, classes, source))
             inputs["labels"] = label_source.fingerprint()
         made_by = provenance("extract_frames", config, inputs)
         extract(out, source, scene, label_source, config, made_by)

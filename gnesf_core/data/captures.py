@@ -90,7 +90,7 @@ class ReplicaLabels:
 
 
 def open_labels(
-    format: str, archive: Path, label_map: LabelMap, scan: Scan
+    archive: Path, label_map: LabelMap, scan: Scan
 ) -> ScanNetLabels | ReplicaLabels:
     """Open the 2D labels that belong to `scan`."""
     if isinstance(scan, ReplicaScan):

@@ -37,7 +37,7 @@ def examine(scan: Scan) -> UInt8[np.ndarray, " raw"]:
     """Give every raw frame its status, an index into `store.FRAME_STATUS`.
 
     Depth is inflated in full. Colour is checked by its structure and declared size;
-    `extract` decodes the frames that it keeps, which costs ten times as much.
+    `select` probes the frames that it chooses, which costs far more.
     """
     status = np.zeros(scan.info.frame_count, np.uint8)
     for index in range(scan.info.frame_count):

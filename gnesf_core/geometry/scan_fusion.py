@@ -85,8 +85,8 @@ def _bounds(
 ) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, " 3"]]:
     """Enclose all measured points of the kept frames.
 
-    Between two key frames a camera moves by a decimetre, which the volume's margin of
-    a coarse truncation covers.
+    What a frame between two key frames sees, one of them saw too but for a rim, for
+    which the volume has a margin of a coarse truncation.
     """
     lower, upper = np.full(3, np.inf), np.full(3, -np.inf)
     for index in kept.tolist():

@@ -4,12 +4,10 @@ Layout, objects, looks, camera path and sensor each have their own random stream
 that changing how one of them draws leaves the others as they were.
 """
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gnesf_core.synthrooms.categories import NYU40_FROM_CATEGORY
 from gnesf_core.synthrooms.furnish import FURNISH, NoRoom
 from gnesf_core.synthrooms.looks import Material, choose
 from gnesf_core.synthrooms.plan import Plan
@@ -116,8 +114,3 @@ def _dress(things: tuple[Thing, ...], rng: Rng) -> tuple[dict[str, Material], ..
             own[role] = material
         dressed.append(own)
     return tuple(dressed)
-
-
-def class_counts(room: Room) -> Counter:
-    """Return how many things of each nyu40 id a room holds."""
-    return Counter(NYU40_FROM_CATEGORY.get(thing.category, 0) for thing in room.things)

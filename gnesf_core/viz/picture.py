@@ -62,20 +62,6 @@ def class_colors(
     return table[labels]
 
 
-def side_by_side(
-    pictures: list[UInt8[np.ndarray, "_ _ 3"]], gap: int = 12
-) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Join pictures left to right on white, aligned at the top."""
-    height = max(picture.shape[0] for picture in pictures)
-    width = sum(picture.shape[1] for picture in pictures) + gap * (len(pictures) - 1)
-    canvas = np.full((height, width, 3), 255, np.uint8)
-    left = 0
-    for picture in pictures:
-        canvas[: picture.shape[0], left : left + picture.shape[1]] = picture
-        left += picture.shape[1] + gap
-    return canvas
-
-
 def top_viewpoint(
     vertices: Float[np.ndarray, "n 3"], width: int, height: int
 ) -> Viewpoint:

@@ -8,7 +8,6 @@ from gnesf_core.viz.picture import (
     class_colors,
     inside_viewpoint,
     render_mesh,
-    side_by_side,
     top_viewpoint,
 )
 
@@ -63,19 +62,6 @@ def test_classes_have_their_palette_colours_and_the_unlabelled_are_grey():
     np.testing.assert_array_equal(colors[0, 0], PALETTE[0])
     np.testing.assert_array_equal(colors[0, 1], PALETTE[19])
     assert len(set(colors[1, 1].tolist())) == 1
-
-
-def test_pictures_stand_side_by_side_on_white():
-    low = np.zeros((2, 3, 3), np.uint8)
-    high = np.full((4, 5, 3), 7, np.uint8)
-
-    joined = side_by_side([low, high], gap=2)
-
-    assert joined.shape == (4, 10, 3)
-    assert (joined[:2, :3] == 0).all()
-    assert (joined[2:, :3] == 255).all()
-    assert (joined[:, 3:5] == 255).all()
-    assert (joined[:, 5:] == 7).all()
 
 
 def test_a_square_covers_the_pixels_that_it_projects_to():
