@@ -1,5 +1,5 @@
 #!/bin/sh
-# Open3D needs a few shared libraries that pip cannot bring. Install them where that is
+# Open3D and OpenCV need a few shared libraries that pip cannot bring. Install them where that is
 # allowed, else say what to run and stop before anything half works.
 set -eu
 
@@ -12,6 +12,7 @@ need libudev.so.1 libudev1
 need libGL.so.1 libgl1
 need libEGL.so.1 libegl1
 need libX11.so.6 libx11-6
+need libgthread-2.0.so.0 libglib2.0-0
 "${PYTHON:-python3}" -c "import ensurepip, venv" 2>/dev/null || missing="$missing python3-venv"
 [ -z "$missing" ] && exit 0
 

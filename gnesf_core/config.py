@@ -54,11 +54,105 @@ class TargetsConfig:
 
 
 @dataclass(frozen=True)
-class OracleConfig:
-    """The oracle field: ground-truth 2D labels voted onto the fused surface."""
+class Mask2FormerConfig:
+    """A Mask2Former, by whichever library; sizes are those of the published papers."""
 
-    depth_tolerance_m: float  # a view votes where its depth meets the surface
+    model: str  # a library's own model instead of the sizes below; "" = build these
+    start_from: str  # checkpoint to fine-tune from; "" = random weights
+    image_width: int  # the network's input: whole frames are resized to it
+    image_height: int
+    backbone: str  # resnet (basic blocks) or swin
+    backbone_width: int  # channels of the first stage; each of the four doubles them
+    backbone_depths: list[int]  # blocks per stage
+    backbone_heads: list[int]  # swin: attention heads per stage
+    window: int  # swin: edge of the attention windows
+    drop_path: float  # swin: stochastic depth
+    hidden: int  # channels of the pixel decoder and of the queries
+    mask_channels: int
+    heads: int
+    feedforward: int
+    encoder_layers: int  # deformable attention over three scales
+    decoder_layers: int
+    queries: int
+    points: int  # sampled per mask for the losses
+    matching: str  # hungarian, or class: query i is class i (then queries = 20)
+    class_weight: float
+    mask_weight: float
+    dice_weight: float
+    no_object_weight: float
+    pixel_weight: float  # cross-entropy of the final class map; 0 in the papers
+    batch: int  # frames at once when caching
+    logits: bool  # cache the logarithm of the class scores as well
+
+
+@dataclass(frozen=True)
+class SegmentationDataConfig:
+    """Which frames a segmenter is trained on, and how they are varied."""
+
+    frames: str  # keys, views, or kept (both)
+    balance: float  # 0: every frame alike ... 1: by the rarity of its classes
+    scale_min: float  # the frame is resized by a factor in this range, then cropped
+    scale_max: float
+    flip: float  # probability
+    color_jitter: float  # brightness, contrast, saturation: 1 +- this
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The training loop, the same for everything that is learned."""
+
+    seed: int
+    steps: int
+    batch: int  # items per step, over all processes
+    learning_rate: float
+    backbone_rate: float  # learning rate of pretrained parts, relative
+    weight_decay: float
+    schedule: str  # constant, poly (power 0.9) or cosine, after the warm-up
+    warmup_steps: int
+    clip_norm: float  # 0 = none
+    precision: str  # on CUDA: float32 or bf16
+    workers: int  # processes that load data; 0 = the training process itself
+    report_steps: int  # a line of progress and of metrics every so often
+    state_steps: int  # resumable state is written every so often
+
+
+@dataclass(frozen=True)
+class LabelsPriorConfig:
+    """Ground-truth labels as if a segmenter had found them: the upper bound."""
+
+    map_width: int
+    map_height: int
+
+
+@dataclass(frozen=True)
+class NoisyLabelsConfig:
+    """Ground-truth labels spoilt as segmenters do, reproducibly."""
+
+    map_width: int
+    map_height: int
+    seed: int
+    confusion: float  # probability that a region gets a look-alike's class in a frame
+    boundary_px: float  # colour pixels by which outlines are displaced
+    doubt: float  # probability that goes to other classes, everywhere
+
+
+@dataclass(frozen=True)
+class FolderPriorConfig:
+    """A user's own per-frame maps, from any segmenter."""
+
+    root: str
+    pattern: str  # file of a frame, such as {scene}/{index:05d}.png or .npy
+    ids: str  # table from their ids to class names; "" = ids are 0..19
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """A prior voted onto the fused surface without learning anything."""
+
+    rule: str  # mean, nearest, or running-average
+    depth_tolerance_m: float  # a view sees a point that its depth meets this closely
     max_depth_m: float
+    max_weight: float  # running-average: weight at which old views start to fade
 
 
 @dataclass(frozen=True)

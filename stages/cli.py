@@ -2,7 +2,8 @@
 
 `Path`, `str`, `int`, `float` and `list[Path]` become options; a settings dataclass is
 given as JSON. Options with a default are optional. Exit status: 0 done, 1 a bug (with
-a traceback), 2 wrong usage, 3 data that cannot be used (one line, no traceback).
+a traceback), 2 wrong usage, 3 data that cannot be used (one line, no traceback), 75
+training was told to stop and goes on when it is run again.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from gnesf_core.errors import BadInput
 log = logging.getLogger("stages")
 
 EXIT_BAD_DATA = 3
+EXIT_STOPPED = 75  # what mail programs call a temporary failure
 
 
 def run(main: Callable[..., None]) -> None:
@@ -134,3 +136,17 @@ def settings(kind: Any, text: str, place: str) -> Any:
             remedy="correct config/config.yaml",
         )
     return kind(**(values | numbers))
+
+
+def device_named(name: str) -> torch.device:
+    """Return the device that a stage was told to use, if this machine has it."""
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadInput(
+            "command line",
+            "--device",
+            expected="a CUDA device",
+            found="none that torch can use",
+            remedy="set `device: cpu` in the config, or run on a machine with a GPU",
+        )
+    return device

@@ -6,23 +6,34 @@ from pathlib import Path
 
 from gnesf_core.data import meshes, store
 from gnesf_core.data.provenance import provenance
+from gnesf_core.fields.interface import SceneInputs
 from gnesf_core.geometry.mesh import extract_surface
 from gnesf_core.geometry.tsdf import Grid
 from stages.cli import run, settings
 
 
-def main(frames: Path, targets: Path, out: Path, module: str, recipe: str) -> None:
+def main(
+    frames: Path, targets: Path, prior: Path, out: Path, module: str, recipe: str
+) -> None:
     """Label the fused surface of `targets` by the field in `gnesf_core.fields`."""
     field = importlib.import_module(f"gnesf_core.fields.{module}")
     config = settings(field.Settings, recipe, "--recipe")
-    with store.Frames(frames) as kept, store.Targets(targets, kept.scene) as fused:
+    with (
+        store.Frames(frames) as kept,
+        store.Targets(targets, kept.scene) as fused,
+        store.PriorMaps(prior, kept) as maps,
+    ):
         fused.expect_input("frames", kept.fingerprint)
-        level = fused.level(0)
-        grid = Grid(level.origin_world, level.voxel_size_m, level.tsdf.shape)
-        vertices, faces = extract_surface(level.tsdf, level.weight, grid)
-        label, confidence, color = field.label_points(vertices, kept, config)
-        mesh = meshes.LabelledMesh(vertices, faces, label, confidence, color)
-        inputs = {"frames": kept.fingerprint, "targets": fused.fingerprint}
+        surface = fused.level(0)
+        grid = Grid(surface.origin_world, surface.voxel_size_m, surface.tsdf.shape)
+        vertices, faces = extract_surface(surface.tsdf, surface.weight, grid)
+        labels = field.label_points(vertices, SceneInputs(kept, maps, surface), config)
+        mesh = meshes.LabelledMesh(vertices, faces, *labels)
+        inputs = {
+            "frames": kept.fingerprint,
+            "targets": fused.fingerprint,
+            "prior": maps.fingerprint,
+        }
         about = {"module": module} | asdict(config)
         made_by = provenance("extract_mesh", about, inputs)
         meshes.write_mesh(out, kept.scene, mesh, made_by)

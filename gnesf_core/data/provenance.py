@@ -4,11 +4,13 @@
 read, so that a reader can tell a result from one that was made of something else.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import h5py
@@ -19,9 +21,20 @@ VERSION = "0.1.0"
 
 
 def provenance(
-    stage: str, recipe: Any, inputs: Mapping[str, str], seed: int | None = None
+    stage: str,
+    recipe: Any,
+    inputs: Mapping[str, str],
+    seed: int | None = None,
+    packages: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Describe a result: who made it, by which recipe, of what, with what."""
+    """Describe a result: who made it, by which recipe, of what, with what.
+
+    `packages` are further distributions to name the versions of, where installed.
+    """
+    further = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            further[name] = metadata.version(name)
     return {
         "stage": stage,
         "recipe": recipe_values(recipe),
@@ -35,7 +48,8 @@ def provenance(
             "torch": torch.__version__,
             "numpy": np.__version__,
             "h5py": h5py.__version__,
-        },
+        }
+        | further,
     }
 
 

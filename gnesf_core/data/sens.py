@@ -8,19 +8,19 @@ read one by one, so memory does not grow with the size of the scan.
 Both cameras share one pose, in the conventions used here: OpenCV axes, metres.
 """
 
-import functools
 import hashlib
 import math
 import os
 import struct
 import zlib
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import NoReturn
 
 import numpy as np
 
 from gnesf_core.data import images
+from gnesf_core.data.deflate import inflate
 from gnesf_core.data.scan import ScanInfo
 from gnesf_core.errors import BadInput
 from gnesf_core.shapes import Float32, Float64, UInt8, UInt16
@@ -129,7 +129,11 @@ class SensReader:
         data, where = self.depth_bytes(index), f"frame {index}, depth"
         expected = math.prod(shape) * 2
         if self.info.depth_encoding == "zlib":
-            data = self._inflate(data, expected, where)
+            try:
+                data = inflate(data, expected)
+            except ValueError as error:
+                wanted = f"a zlib stream of {shape[1]}x{shape[0]} depth"
+                self._refuse(where, wanted, error, _AGAIN)
         if len(data) != expected:
             wanted = f"{expected} bytes of {shape[1]}x{shape[0]} depth"
             found = f"{len(data)} bytes" if len(data) < expected else "more"
@@ -290,18 +294,6 @@ class SensReader:
         if left > 0:
             self._warn(f"{left} bytes after the end of the scan")
 
-    def _inflate(self, data: bytes, expected: int, place: str) -> bytes:
-        """Decompress to at most one byte more than expected."""
-        library = _inflate_library()
-        stream = library.decompressobj()
-        try:
-            inflated = stream.decompress(data, expected + 1)
-        except library.error as error:
-            self._refuse(place, "a zlib stream", f"damage ({error})", _AGAIN)
-        if len(inflated) == expected and not stream.eof:
-            self._refuse(place, "a whole zlib stream", "one without its end", _AGAIN)
-        return inflated
-
     def _read(self, offset: int, size: int, place: str) -> bytes:
         """Return `size` bytes, which were there when the file was opened."""
         data = os.pread(self._file, size, offset)
@@ -439,16 +431,6 @@ class SensWriter:
         # Not isal, whose bytes differ: the file must not depend on what is installed.
         is_zlib = self._info.depth_encoding == "zlib"
         return zlib.compress(rows, self._level) if is_zlib else rows
-
-
-@functools.cache
-def _inflate_library() -> ModuleType:
-    """Return isal's zlib, which inflates twice as fast, or else the standard one."""
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        return zlib
-    return isal_zlib
 
 
 def _blob_limits(info: ScanInfo) -> tuple[int, int]:

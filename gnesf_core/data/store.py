@@ -2,6 +2,7 @@
 
 frames   one scene's kept frames: colour bytes untouched, depth, poses, labels
 targets  one scene's TSDF pyramid
+prior    class probabilities of one scene's kept frames
 
 `docs/output.md` describes each field. Files are opened where they are used, in the
 process that uses them: an HDF5 handle does not survive a fork.
@@ -20,6 +21,7 @@ import numpy as np
 from gnesf_core.data import images
 from gnesf_core.data.container import Container, ContainerWriter, write_container
 from gnesf_core.data.scan import ScanInfo
+from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.shapes import Bool, Float32, Float64, Int64, UInt8
 
 INVALID_DEPTH = 65535  # sensors saturate to this; like 0 it means "no depth"
@@ -98,12 +100,8 @@ class FramesWriter:
             self._writer.put(self._labels, position, labels)
 
     def _copy_depth_stream(self, position: int, stream: bytes) -> None:
-        """Store a scan's zlib stream as the HDF5 chunk it would become, unchanged.
-
-        HDF5's deflate filter is a zlib stream too, so nothing is compressed twice.
-        Filter mask bit 1 skips fletcher32: the stream carries its own Adler-32.
-        """
-        self._depth.id.write_direct_chunk((position, 0, 0), stream, filter_mask=2)
+        """Store a scan's zlib stream as the HDF5 chunk it would become, unchanged."""
+        self._writer.put_stream(self._depth, position, stream)
         self._writer.account_bytes(f"depth[{position}]", stream)
 
     def finish(self) -> None:
@@ -205,13 +203,13 @@ class Frames(Container):
 
     def depth_m(self, position: int) -> Float32[np.ndarray, "h w"]:
         """Return a kept frame's depth in metres; 0 where there is none."""
-        units = self.read(self._depth, position)
+        units = self.frame(self._depth, position)
         return depth_in_metres(units, self.depth_units_per_metre)
 
     def labels(self, position: int) -> UInt8[np.ndarray, "h w"]:
         """Return a kept frame's class ids, at the colour camera's size."""
         assert self._labels is not None
-        return self.read(self._labels, position)
+        return self.frame(self._labels, position)
 
 
 def depth_in_metres(
@@ -272,3 +270,127 @@ class Targets(Container):
             tsdf.astype(np.float32),
             self.array(f"{name}/weight", "<u2", tsdf.shape),
         )
+
+
+class PriorWriter:
+    """Streams the class maps of a scene's kept frames into a `prior` file."""
+
+    def __init__(
+        self,
+        writer: ContainerWriter,
+        count: int,
+        map_size: tuple[int, int],
+        logits: bool,
+    ) -> None:
+        width, height = map_size
+        shape = (len(CLASS_NAMES), height, width)
+        fields = [("probabilities", "u1", shape)]
+        fields += [("logits", "<f2", shape)] if logits else []
+        self.record_type = np.dtype(fields)
+        self._writer = writer
+        self._next = 0
+        self._datasets = {
+            name: writer.frames(name, count, shape, kind)
+            for name, kind, shape in fields
+        }
+
+    def record(self, scores: Float32[np.ndarray, "classes h w"]) -> np.ndarray:
+        """Return what is stored of one frame's class scores."""
+        record = np.empty((), self.record_type)
+        record["probabilities"] = quantize_probabilities(scores)
+        if "logits" in self._datasets:
+            record["logits"] = np.log(np.maximum(scores, SMALLEST_SCORE))
+        return record
+
+    def put(self, record: np.ndarray) -> None:
+        """Append one frame's record."""
+        for name, dataset in self._datasets.items():
+            self._writer.put(dataset, self._next, record[name])
+        self._next += 1
+
+    def add(self, scores: Float32[np.ndarray, "classes h w"]) -> None:
+        """Append one frame's class scores, which are >= 0 and sum to anything."""
+        self.put(self.record(scores))
+
+
+SMALLEST_SCORE = 1e-7  # below, a logarithm says nothing about the class any more
+
+
+def quantize_probabilities(
+    scores: Float32[np.ndarray, "classes h w"],
+) -> UInt8[np.ndarray, "classes h w"]:
+    """Divide scores by their sum over classes, in 1/255; readers renormalise.
+
+    A pixel whose scores are all 0 stays 0: there the prior says nothing.
+    """
+    total = scores.sum(axis=0)
+    scale = np.divide(255, total, out=np.zeros_like(total), where=total > 0)
+    return np.rint(scores * scale).astype(np.uint8)
+
+
+@contextmanager
+def write_prior(
+    path: Path,
+    frames: Frames,
+    map_size: tuple[int, int],
+    logits: bool,
+    made_by: Mapping[str, Any],
+) -> Iterator[PriorWriter]:
+    """Publish a `prior` file for the kept frames of `frames`, in their order."""
+    with write_container(path, "prior", frames.scene, made_by) as writer:
+        maps = PriorWriter(writer, len(frames), map_size, logits)
+        yield maps
+        width, height = frames.color_size
+        writer.attributes(
+            "probabilities",
+            class_names=json.dumps(CLASS_NAMES),
+            image_width=width,
+            image_height=height,
+        )
+
+
+class PriorMaps(Container):
+    """Class probabilities of the kept frames of one scene, whoever estimated them.
+
+    A map covers the whole colour image: its intrinsics are the colour camera's, scaled
+    from `frames.color_size` to `map_size`.
+    """
+
+    def __init__(self, path: Path, frames: Frames) -> None:
+        super().__init__(path, "prior", frames.scene)
+        self.expect_input("frames", frames.fingerprint)
+        shape = (len(frames), len(CLASS_NAMES), None, None)
+        self._probabilities = self.dataset("probabilities", "u1", shape)
+        self.map_size: tuple[int, int] = self._probabilities.shape[:1:-1]
+        self._logits: h5py.Dataset | None = None
+        if self.has("logits"):
+            shape = self._probabilities.shape
+            self._logits = self.dataset("logits", "<f2", shape)
+        names = json.loads(self.attributes("probabilities")["class_names"])
+        if tuple(names) != CLASS_NAMES:
+            self._refuse("class names", str(CLASS_NAMES), names)
+
+    def __len__(self) -> int:
+        return len(self._probabilities)
+
+    def probabilities(self, position: int) -> UInt8[np.ndarray, "classes h w"]:
+        """Return a kept frame's probabilities in 1/255; sums are only nearly 255."""
+        return self.frame(self._probabilities, position)
+
+    @property
+    def has_logits(self) -> bool:
+        """Tell whether the recipe asked for logits."""
+        return self._logits is not None
+
+    def logits(self, position: int) -> np.ndarray:
+        """Return a kept frame's logits, float16 [classes, h, w]."""
+        assert self._logits is not None
+        return self.frame(self._logits, position)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Return the size of the compressed maps."""
+        sizes = [
+            d.id.get_storage_size() for d in (self._probabilities, self._logits) if d
+        ]
+        return sum(sizes)

@@ -4,15 +4,13 @@ Semantic scores come from the sum of all confusions: sums before ratios, never a
 of means. Geometry and depth are averaged over scenes, as the papers do.
 """
 
-import html
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gnesf_core.evaluation import depth, semantics
+from gnesf_core.evaluation.tables import Block, fixed, mean_of_known, percent
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.shapes import Int64
 
@@ -27,21 +25,6 @@ _GEOMETRY = (
 )
 _DEPTH = ("abs_rel", "abs_diff_m", "sq_rel_m", "rmse_m", "log_rmse", "r1", "r2", "r3",
           "completeness")  # fmt: skip
-
-_HTML_HEAD = """<!doctype html>
-<html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.45 sans-serif; max-width: 70em; margin: 1em auto; padding: 0 1em }}
-div {{ overflow-x: auto }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd }}
-th:first-child, td:first-child {{ text-align: left }}
-th {{ vertical-align: bottom }}
-p {{ max-width: 50em; color: #444 }}
-</style>
-<h1>{title}</h1>"""
 
 
 def fields_of(rows: Sequence[Scores]) -> list[str]:
@@ -72,7 +55,7 @@ def per_field(rows: Sequence[Scores]) -> list[dict[str, Any]]:
         for extent in ("trimmed", "whole"):
             for name, _ in _GEOMETRY:
                 values = [row["geometry"][extent][name] for row in own]
-                line[f"{extent}_{name}"] = _mean(values)
+                line[f"{extent}_{name}"] = mean_of_known(values)
             surface = [row["geometry"][extent] for row in own]
             line[f"{extent}_scenes_scored"] = sum(
                 not scores["empty_prediction"] for scores in surface
@@ -110,16 +93,6 @@ def per_scene(rows: Sequence[Scores]) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: (line["field"], line["miou"] or 0.0))
 
 
-@dataclass(frozen=True)
-class Block:
-    """One table with the protocol of its numbers."""
-
-    title: str
-    protocol: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-
-
 def blocks(rows: Sequence[Scores]) -> list[Block]:
     """Return the tables of a split, the one that a reader would quote first."""
     lines = per_field(rows)
@@ -132,38 +105,10 @@ def blocks(rows: Sequence[Scores]) -> list[Block]:
     ]
 
 
-def markdown(title: str, tables: Sequence[Block]) -> str:
-    """Write tables as one Markdown page."""
-    parts = [f"# {title}"]
-    for table in tables:
-        lines = [table.columns, ["---"] * len(table.columns), *table.rows]
-        body = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-        text = textwrap.fill(table.protocol, 88)
-        parts.append("\n\n".join(filter(None, [f"## {table.title}", text, body])))
-    return "\n\n".join(parts) + "\n"
-
-
-def html_page(title: str, tables: Sequence[Block]) -> str:
-    """Write tables as one HTML page that needs nothing else."""
-    parts = [_HTML_HEAD.format(title=html.escape(title))]
-    for table in tables:
-        parts.append(f"<h2>{html.escape(table.title)}</h2>")
-        parts.append(f"<p>{html.escape(table.protocol)}</p>" if table.protocol else "")
-        parts.append("<div><table>" + _html_row("th", table.columns))
-        parts.extend(_html_row("td", row) for row in table.rows)
-        parts.append("</table></div>")
-    return "\n".join(parts) + "\n"
-
-
-def _html_row(tag: str, values: Sequence[Any]) -> str:
-    cells = "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)
-    return f"<tr>{cells}</tr>"
-
-
 def _semantics_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Block:
     truth = total(rows, lines[0]["field"])[: len(CLASS_NAMES)].sum(axis=1)
     absent = [name for name, count in zip(CLASS_NAMES, truth, strict=True) if not count]
-    percent = (
+    shares = (
         "scannet_miou", "scannet_miou_of_20", "scannet_mean_accuracy",
         "scannet_overall_accuracy", "released_gnesf_miou",
         "released_gnesf_mean_accuracy",
@@ -182,7 +127,7 @@ def _semantics_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Blo
          "accuracy", "released GNeSF mIoU", "released GNeSF mAcc"],
         [
             [line["field"], line["scenes"], line["classes_scored"]]
-            + [_percent(line[name]) for name in percent]
+            + [percent(line[name]) for name in shares]
             for line in lines
         ],
     )  # fmt: skip
@@ -199,7 +144,7 @@ def _geometry_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Bloc
         ["field", "extent", "scenes"] + [title for _, title in _GEOMETRY],
         [
             [line["field"], extent, _share(line, f"{extent}_scenes_scored")]
-            + [_fixed(line[f"{extent}_{name}"]) for name, _ in _GEOMETRY]
+            + [fixed(line[f"{extent}_{name}"]) for name, _ in _GEOMETRY]
             for line in lines
             for extent in ("trimmed", "whole")
         ],
@@ -215,7 +160,7 @@ def _depth_block(lines: list[dict[str, Any]]) -> Block:
         ["field", "scenes", *(name.replace("_", " ") for name in _DEPTH)],
         [
             [line["field"], _share(line, "depth_scenes_scored")]
-            + [_fixed(line[f"depth_{name}"]) for name in _DEPTH]
+            + [fixed(line[f"depth_{name}"]) for name in _DEPTH]
             for line in lines
         ],
     )
@@ -233,7 +178,7 @@ def _class_block(rows: Sequence[Scores]) -> Block:
         ["class", *fields, "true vertices"],
         [
             [name]
-            + [_percent(by_field[field][index]["iou"]) for field in fields]
+            + [percent(by_field[field][index]["iou"]) for field in fields]
             + [by_field[fields[0]][index]["truth"]]
             for index, name in enumerate(CLASS_NAMES)
         ],
@@ -246,26 +191,13 @@ def _scene_block(rows: Sequence[Scores]) -> Block:
         "",
         ["field", "scene", "mIoU", "accuracy", "F-score, trimmed"],
         [
-            [line["field"], line["scene"], _percent(line["miou"]),
-             _percent(line["overall_accuracy"]), _fixed(line["f_score_trimmed"])]
+            [line["field"], line["scene"], percent(line["miou"]),
+             percent(line["overall_accuracy"]), fixed(line["f_score_trimmed"])]
             for line in per_scene(rows)
         ],
     )  # fmt: skip
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return float(np.mean(present)) if present else None
-
-
 def _share(line: Mapping[str, Any], name: str) -> str:
     """Say how many scenes entered a mean: failures must not flatter it unseen."""
     return f"{line[name]} of {line['scenes']}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _fixed(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -363,8 +363,7 @@ def test_a_zlib_bomb_stops_at_the_size_of_the_image(write):
     assert peak_growth_kib(path) < 16 << 10
     with SensReader(path) as scan, pytest.raises(BadInput) as caught:
         scan.decode_depth(0)
-    expected = f"frame 0, depth: expected {side * side * 2} bytes"
-    assert expected in str(caught.value)
+    assert f"more bytes instead of {side * side * 2}" in str(caught.value)
 
 
 def test_depth_of_a_wrong_length_is_refused(write):
@@ -495,7 +494,7 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
 
 
 def test_depth_inflates_alike_without_isal(write, monkeypatch):
-    monkeypatch.setattr("gnesf_core.data.sens._inflate_library", lambda: zlib)
+    monkeypatch.setattr("gnesf_core.data.deflate._library", lambda: zlib)
     path = write(hand_made())
     with SensReader(path) as scan:
         assert np.array_equal(scan.decode_depth(1), depth_image(1))

@@ -191,3 +191,39 @@ def test_provenance_tells_recipes_apart_by_value_not_by_order():
     assert recipe_digest({"a": 1}) != recipe_digest({"a": 2})
     text = json.dumps(provenance("s", {"a": 1}, {"x": "y"}, seed=3))
     assert json.loads(text)["seed"] == 3
+
+
+@pytest.mark.parametrize("library", ["isal", "zlib"])
+def test_frames_read_alike_with_and_without_isal(tmp_path, monkeypatch, library):
+    frames, _ = write_scene(tmp_path, tmp_path / "a.h5", streams=False)
+    if library == "zlib":
+        monkeypatch.setattr("gnesf_core.data.deflate._library", lambda: zlib)
+    write_scene(tmp_path, tmp_path / "b.h5", streams=False)
+    with (
+        store.Frames(tmp_path / "a.h5") as ours,
+        store.Frames(tmp_path / "b.h5") as own,
+    ):
+        assert ours.fingerprint == own.fingerprint
+        for position, (_, _, label) in enumerate(frames):
+            assert np.array_equal(ours.labels(position), label)
+            assert np.array_equal(own.labels(position), label)
+    with h5py.File(tmp_path / "b.h5") as plain:
+        assert np.array_equal(plain["labels/frames"][1], frames[1][2])
+
+
+def test_every_flipped_bit_of_a_chunk_is_noticed_or_harmless(tmp_path):
+    path = tmp_path / "f.h5"
+    frames, _ = write_scene(tmp_path, path, streams=False)
+    with h5py.File(path) as file:
+        chunk = file["labels/frames"].id.get_chunk_info(1)
+    data, noticed = path.read_bytes(), 0
+    for bit in range(0, 8 * chunk.size, 7):
+        damaged = bytearray(data)
+        damaged[chunk.byte_offset + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with store.Frames(path) as kept:
+            try:
+                assert np.array_equal(kept.labels(1), frames[1][2])
+            except BadInput:
+                noticed += 1
+    assert noticed > 0.95 * (8 * chunk.size // 7)

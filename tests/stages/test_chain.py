@@ -13,6 +13,7 @@ from gnesf_core.data.publish import read_json
 from gnesf_core.errors import BadInput
 from gnesf_core.labels import CLASS_NAMES, IGNORE
 from stages import (
+    cache_prior,
     evaluate_scene,
     export_labels,
     extract_frames,
@@ -27,7 +28,10 @@ from tests import tiny_room
 FRAMES = FramesConfig(15.0, 0.1, 9, False, 10, 5)
 TARGETS = TargetsConfig(0.08, 2, 3.0, 5.0)
 EVALUATION = EvaluationConfig(0.1, 0.04, 0.1, 5.0, 10.0)
-ORACLE = json.dumps({"depth_tolerance_m": 0.12, "max_depth_m": 5.0})
+LABELS = json.dumps({"map_width": 96, "map_height": 72})
+MEAN = json.dumps(
+    {"rule": "mean", "depth_tolerance_m": 0.12, "max_depth_m": 5.0, "max_weight": 64.0}
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +43,8 @@ def room(tmp_path_factory):
 def chain(room, tmp_path_factory):
     """Run every stage once and return where the results are."""
     out = tmp_path_factory.mktemp("results")
-    paths = {name: out / name for name in ("frames.h5", "targets.h5", "oracle.ply")}
+    names = ("frames.h5", "targets.h5", "prior.h5", "cost.json", "oracle.ply")
+    paths = {name: out / name for name in names}
     extract_frames.main(
         room.sens, paths["frames.h5"], room.scene, "scannet", FRAMES, room.labels,
         room.label_map,
@@ -47,9 +52,14 @@ def chain(room, tmp_path_factory):
     fuse_targets.main(
         room.sens, paths["frames.h5"], paths["targets.h5"], "scannet", TARGETS
     )
+    cache_prior.main(
+        paths["frames.h5"], paths["prior.h5"], paths["cost.json"], "labels", "labels",
+        LABELS,
+    )  # fmt: skip
     extract_mesh.main(
-        paths["frames.h5"], paths["targets.h5"], paths["oracle.ply"], "oracle", ORACLE
-    )
+        paths["frames.h5"], paths["targets.h5"], paths["prior.h5"],
+        paths["oracle.ply"], "fusion", MEAN,
+    )  # fmt: skip
     paths["scores"] = out / "scores.json"
     evaluate_scene.main(
         paths["oracle.ply"], room.mesh_labels, paths["frames.h5"], paths["scores"],
@@ -169,8 +179,22 @@ def test_targets_of_another_scan_are_refused(chain, tmp_path):
     extract_frames.main(other.sens, frames, other.scene, "scannet", FRAMES)
     with pytest.raises(BadInput, match="input frames"):
         extract_mesh.main(
-            frames, chain["targets.h5"], tmp_path / "m.ply", "oracle", ORACLE
-        )
+            frames, chain["targets.h5"], chain["prior.h5"], tmp_path / "m.ply",
+            "fusion", MEAN,
+        )  # fmt: skip
+
+
+def test_the_prior_of_another_scene_is_refused(chain, tmp_path):
+    other = tiny_room.write_room(tmp_path, scene="scene0001_00", frames=12)
+    frames, prior = tmp_path / "frames.h5", tmp_path / "prior.h5"
+    extract_frames.main(other.sens, frames, other.scene, "scannet", FRAMES)
+    cache_prior.main(frames, prior, tmp_path / "c.json", "labels", "labels", LABELS)
+    with pytest.raises(BadInput, match="prior.h5: attribute scene"):
+        extract_mesh.main(
+            chain["frames.h5"], chain["targets.h5"], prior, tmp_path / "m.ply",
+            "fusion", MEAN,
+        )  # fmt: skip
+    assert not (tmp_path / "m.ply").exists()
 
 
 def test_a_mesh_of_other_frames_is_refused(chain, room, tmp_path):
@@ -202,7 +226,9 @@ def test_a_scene_without_labels_still_gets_a_mesh_and_a_submission(room, tmp_pat
     frames, targets = tmp_path / "frames.h5", tmp_path / "targets.h5"
     extract_frames.main(room.sens, frames, room.scene, "scannet", FRAMES)
     fuse_targets.main(room.sens, frames, targets, "scannet", TARGETS)
-    extract_mesh.main(frames, targets, tmp_path / "m.ply", "oracle", ORACLE)
+    prior, cost = tmp_path / "p.h5", tmp_path / "c.json"
+    cache_prior.main(frames, prior, cost, "labels", "labels", LABELS)
+    extract_mesh.main(frames, targets, prior, tmp_path / "m.ply", "fusion", MEAN)
     mesh, _ = read_mesh(tmp_path / "m.ply")
     assert len(mesh.vertices_world) > 1000 and (mesh.label == IGNORE).all()
     export_labels.main(tmp_path / "m.ply", room.mesh, tmp_path / "s.txt")

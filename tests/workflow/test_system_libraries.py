@@ -35,7 +35,7 @@ def test_an_ordinary_user_gets_one_line_to_run(bare_machine):
     done = run_script(bare_machine)
     assert done.returncode == 1
     assert "apt-get install" in done.stderr
-    for package in ("libusb-1.0-0", "libgl1", "libegl1", "libx11-6"):
+    for package in ("libusb-1.0-0", "libgl1", "libegl1", "libx11-6", "libglib2.0-0"):
         assert package in done.stderr
     assert not (bare_machine / "installed").exists()
 
@@ -47,7 +47,10 @@ def test_root_gets_them_installed(bare_machine):
 
 
 def test_nothing_is_asked_for_when_all_is_there(tmp_path):
-    names = "libusb-1.0.so.0 libudev.so.1 libGL.so.1 libEGL.so.1 libX11.so.6"
+    names = (
+        "libusb-1.0.so.0 libudev.so.1 libGL.so.1 libEGL.so.1 libX11.so.6"
+        " libgthread-2.0.so.0"
+    )
     (tmp_path / "ldconfig").write_text(f"#!/bin/sh\necho {names}\n")
     (tmp_path / "ldconfig").chmod(0o755)
     done = run_script(tmp_path)

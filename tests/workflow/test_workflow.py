@@ -8,14 +8,23 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gnesf_core.config import (
     EvaluationConfig,
+    FolderPriorConfig,
     FramesConfig,
+    FusionConfig,
+    LabelsPriorConfig,
+    Mask2FormerConfig,
+    NoisyLabelsConfig,
+    SegmentationDataConfig,
     SynthRoomsConfig,
     SynthRoomsCounts,
     TargetsConfig,
+    TrainingConfig,
 )
+from tests.workflow.conftest import ROOT
 
 ENVIRONMENT = os.environ | {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -179,14 +188,9 @@ def test_a_hostile_scene_list_is_refused_before_anything_runs(tree):
 
 
 def test_config_schema_and_dataclasses_name_the_same_keys():
-    import yaml
-
-    from tests.workflow.conftest import ROOT
-
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
-    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())[
-        "properties"
-    ]
+    whole = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+    schema, definitions = whole["properties"], whole["$defs"]
     sections = {
         "synthrooms": (SynthRoomsConfig, SynthRoomsCounts),
         "frames": (FramesConfig,), "targets": (TargetsConfig,),
@@ -197,6 +201,21 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
         assert set(config[section]) == names
         assert set(schema[section]["properties"]) == names
         assert set(schema[section]["required"]) == names
+    mask2former, priors = config["priors"]["mask2former"], config["priors"]
+    recipes = {
+        "mask2former": (Mask2FormerConfig, mask2former["settings"]),
+        "segmentation_data": (SegmentationDataConfig, mask2former["data"]),
+        "training": (TrainingConfig, mask2former["training"]),
+        "labels_prior": (LabelsPriorConfig, priors["labels"]["settings"]),
+        "noisy_labels": (NoisyLabelsConfig, priors["noisy-labels"]["settings"]),
+        "folder_prior": (FolderPriorConfig, None),
+        "fusion": (FusionConfig, config["fields"]["oracle"]["settings"]),
+    }
+    for definition, (dataclass, values) in recipes.items():
+        names = set(dataclass.__dataclass_fields__)
+        assert values is None or set(values) == names
+        assert set(definitions[definition]["properties"]) == names
+        assert set(definitions[definition]["required"]) == names
 
 
 def test_every_profile_and_overlay_parses(tree):

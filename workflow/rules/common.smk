@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shlex
@@ -9,8 +10,11 @@ ROOT = Path(workflow.current_basedir).parent.parent
 sys.path.insert(0, str(ROOT / "workflow"))
 
 from code_digest import CodeDigest
+from recipes import resolve
 from scenes import read_splits
 
+for section in ("priors", "fields"):
+    config[section] = resolve(section, config.get(section) or {})
 validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.yaml"))
 
 DATASET = config["dataset"]
@@ -24,10 +28,23 @@ SCENES = [scene for scenes in SPLITS.values() for scene in scenes]
 # Scenes whose labels may be read; those of the test split carry none.
 LABELLED = set(SPLITS["train"]) | set(SPLITS["val"])
 FORMAT = config["datasets"][DATASET]["format"]
+LABEL_MAP = config["datasets"][DATASET].get("label_map")
 # Only ScanNet's format comes with meshes to score and a benchmark to submit to.
 SCORED_SPLITS = ["val"] if SPLITS["val"] and FORMAT == "scannet" else []
 SUBMITTED_SPLITS = ["test"] if SPLITS["test"] and FORMAT == "scannet" else []
+# Splits whose frames come with labels to judge a prior by.
+PRIOR_SPLITS = ["val"] if SPLITS["val"] and LABEL_MAP else []
+PRIORS = list(config["priors"])
 FIELDS = list(config["fields"])
+for field, recipe in config["fields"].items():
+    if recipe["prior"] not in PRIORS:
+        raise WorkflowError(
+            f"config: fields: {field}: prior: expected one of {PRIORS}, "
+            f"found {recipe['prior']!r}; remedy: describe it under `priors`"
+        )
+DEVICE = config["device"]
+# GPUs of a job that runs a network.
+GPUS = 1 if DEVICE == "cuda" else 0
 RESULTS = "results/{dataset}"
 SYNTHROOMS = config["datasets"]["synthrooms"]["root"]
 
@@ -44,6 +61,7 @@ shell.prefix(
 wildcard_constraints:
     dataset=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     scene=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+    prior=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     field=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     split=r"train|val|test",
 
@@ -130,6 +148,82 @@ def scan_format(wildcards):
     return config["datasets"][wildcards.dataset]["format"]
 
 
+def prior_recipe(wildcards):
+    return config["priors"][wildcards.prior]
+
+
+def prior_module(wildcards):
+    return prior_recipe(wildcards)["module"]
+
+
+def prior_section(name):
+    """Hand one section of a prior's recipe to a stage."""
+    return lambda wildcards: json.dumps(prior_recipe(wildcards)[name], sort_keys=True)
+
+
+def prior_code(wildcards):
+    """Digest the module that a prior's recipe names: editing one reruns no other."""
+    digests = _digest.of(f"gnesf_core.priors.{prior_module(wildcards)}")
+    return [f"{file} {digest}" for file, digest in digests.items()]
+
+
+def training_code(wildcards):
+    """Fold all code of a prior's training: states of other code are not resumed."""
+    text = "\n".join([*code("train_prior"), *prior_code(wildcards)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def prior_start(wildcards):
+    """Name the files that training starts from, if it does not start from nothing."""
+    chosen = prior_recipe(wildcards)["settings"]
+    files = [chosen["start_from"]] if chosen["start_from"] else []
+    if chosen["model"] and prior_module(wildcards) == "mask2former_transformers":
+        files.append(chosen["model"])
+    return files
+
+
+def prior_weights(wildcards):
+    """Name the weights of a prior's network; none for priors without one."""
+    recipe = prior_recipe(wildcards)
+    if "weights" in recipe:
+        return recipe["weights"]
+    if "training" in recipe:
+        return f"results/{wildcards.dataset}/priors/{wildcards.prior}/model.safetensors"
+    return []
+
+
+def prior_files(wildcards):
+    """Name a user's own files that a prior is made of."""
+    recipe = prior_recipe(wildcards)
+    if recipe["module"] != "folder":
+        return []
+    ids = recipe["settings"]["ids"]
+    return [recipe["settings"]["root"]] + ([ids] if ids else [])
+
+
+def weights_option(wildcards, input):
+    return shlex.join(["--weights", input.weights]) if input.weights else ""
+
+
+def prior_maps(wildcards):
+    prior = config["fields"][wildcards.field]["prior"]
+    return f"results/{wildcards.dataset}/priors/{prior}/{wildcards.scene}.h5"
+
+
+def prior_scores(wildcards):
+    """Name what a split's priors scored, and what they cost, in the config's order."""
+    return {
+        kind: expand(
+            "results/{dataset}/priors/{prior}/{scene}{suffix}",
+            dataset=wildcards.dataset,
+            prior=PRIORS,
+            scene=SPLITS[wildcards.split],
+            suffix=suffix,
+        )
+        for kind, suffix in (("scores", ".json"), ("costs", ".cost.json"))
+    }
+
+
 def field_module(wildcards):
     return config["fields"][wildcards.field]["module"]
 
@@ -139,7 +233,8 @@ def field_settings(wildcards):
 
 
 def field_code(wildcards):
-    return _digest.of(f"gnesf_core.fields.{field_module(wildcards)}")
+    digests = _digest.of(f"gnesf_core.fields.{field_module(wildcards)}")
+    return [f"{file} {digest}" for file, digest in digests.items()]
 
 
 def submission_texts(wildcards):
@@ -158,3 +253,22 @@ def split_scores(wildcards):
         field=FIELDS,
         scene=SPLITS[wildcards.split],
     )
+
+
+# Tables and pictures of the priors on the frames that they are judged by.
+PRIOR_RESULTS = (
+    results("tables/priors_{split}.{kind}", split=PRIOR_SPLITS, kind=["md", "html"])
+    + results(
+        "figures/priors/{prior}/{scene}.png",
+        prior=PRIORS,
+        scene=SPLITS["val"] if PRIOR_SPLITS else [],
+    )
+    + results(
+        "figures/priors/{prior}/training.svg",
+        prior=[
+            name
+            for name, recipe in config["priors"].items()
+            if "training" in recipe and "weights" not in recipe
+        ],
+    )
+)

@@ -1,10 +1,11 @@
-# Semantics of 3D points, by recipe. Today: the oracle, the bound for all to come.
+# Semantics of 3D points, by recipe: today, priors voted onto the fused surface.
 
 
 rule extract_mesh:
     input:
         frames="results/{dataset}/frames/{scene}.h5",
         targets="results/{dataset}/targets/{scene}.h5",
+        prior=prior_maps,
     output:
         "results/{dataset}/fields/{field}/{scene}.ply",
     log:
@@ -25,8 +26,8 @@ rule extract_mesh:
         "Labelling the surface of {wildcards.scene} by {wildcards.field}"
     shell:
         "python -m stages.extract_mesh --frames {input.frames:q}"
-        " --targets {input.targets:q} --out {output:q} --module {params.module:q}"
-        " --recipe {params.recipe:q} > {log:q} 2>&1"
+        " --targets {input.targets:q} --prior {input.prior:q} --out {output:q}"
+        " --module {params.module:q} --recipe {params.recipe:q} > {log:q} 2>&1"
 
 
 rule export_labels:

@@ -11,6 +11,13 @@ rule targets:
         results("targets/{scene}.h5", scene=SCENES),
 
 
+# All scenes' maps, for whatever comes after; tables and pictures of the judged ones.
+rule priors:
+    input:
+        results("priors/{prior}/{scene}.h5", prior=PRIORS, scene=SCENES),
+        PRIOR_RESULTS,
+
+
 rule meshes:
     input:
         results("fields/{field}/{scene}.ply", field=FIELDS, scene=SPLITS["val"]),

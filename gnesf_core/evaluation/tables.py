@@ -1,0 +1,78 @@
+"""Tables for people, each with the protocol of its numbers: Markdown and HTML."""
+
+import html
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_HTML_HEAD = """<!doctype html>
+<html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.45 sans-serif; max-width: 70em; margin: 1em auto; padding: 0 1em }}
+div {{ overflow-x: auto }}
+table {{ border-collapse: collapse }}
+th, td {{ padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd }}
+th:first-child, td:first-child {{ text-align: left }}
+th {{ vertical-align: bottom }}
+p {{ max-width: 50em; color: #444 }}
+</style>
+<h1>{title}</h1>"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table with the protocol of its numbers."""
+
+    title: str
+    protocol: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+def markdown(title: str, tables: Sequence[Block]) -> str:
+    """Write tables as one Markdown page."""
+    parts = [f"# {title}"]
+    for table in tables:
+        lines = [table.columns, ["---"] * len(table.columns), *table.rows]
+        body = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+        text = textwrap.fill(table.protocol, 88)
+        parts.append("\n\n".join(filter(None, [f"## {table.title}", text, body])))
+    return "\n\n".join(parts) + "\n"
+
+
+def html_page(title: str, tables: Sequence[Block]) -> str:
+    """Write tables as one HTML page that needs nothing else."""
+    parts = [_HTML_HEAD.format(title=html.escape(title))]
+    for table in tables:
+        parts.append(f"<h2>{html.escape(table.title)}</h2>")
+        parts.append(f"<p>{html.escape(table.protocol)}</p>" if table.protocol else "")
+        parts.append("<div><table>" + _html_row("th", table.columns))
+        parts.extend(_html_row("td", row) for row in table.rows)
+        parts.append("</table></div>")
+    return "\n".join(parts) + "\n"
+
+
+def _html_row(tag: str, values: Sequence[Any]) -> str:
+    cells = "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)
+    return f"<tr>{cells}</tr>"
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are there, or `None`."""
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None
+
+
+def percent(value: float | None) -> str:
+    """Write a share in percent, one decimal; a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def fixed(value: float | None) -> str:
+    """Write a number with three decimals; a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,103 @@
+"""Cache a prior: every kept frame's class maps, once, in one file per scene.
+
+A killed run goes on where it stopped: maps that are done lie in a journal beside the
+output, each with its checksum, and are taken over if nothing that made them changed.
+"""
+
+import json
+import logging
+import os
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnesf_core.data.store import Frames, PriorWriter, write_prior
+from gnesf_core.priors.interface import Prior
+from gnesf_core.shapes import Float32
+
+log = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 10.0
+
+
+def cache_prior(
+    path: Path, frames: Frames, prior: Prior, logits: bool, made_by: Mapping[str, Any]
+) -> float:
+    """Write the `prior` file of a scene; return the seconds that its maps took."""
+    size = prior.map_size(frames)
+    with (
+        write_prior(path, frames, size, logits, made_by) as writer,
+        Journal(path, made_by, writer) as journal,
+    ):
+        started = reported = time.monotonic()
+        before = journal.count
+        if before:
+            log.info("%d of %d frames were done already", before, len(frames))
+        for done, scores in enumerate(prior.scores(frames, before), before + 1):
+            journal.add(scores)
+            now = time.monotonic()
+            if now - reported > _REPORT_SECONDS:
+                reported = now
+                rate = (done - before) / (now - started)
+                progress = done, len(frames), rate, (len(frames) - done) / rate
+                log.info("%d of %d frames, %.1f frames/s, %.0f s left", *progress)
+        seconds = time.monotonic() - started
+    journal.remove()
+    return seconds
+
+
+class Journal:
+    """What is done of a file that is being made, for whoever goes on with it."""
+
+    def __init__(
+        self, path: Path, made_by: Mapping[str, Any], writer: PriorWriter
+    ) -> None:
+        self._path = path.with_name(f".{path.name}.journal")
+        self._writer = writer
+        self.count = 0
+        # O_NOFOLLOW: a link planted under this name must not lead us away.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = os.fdopen(os.open(self._path, flags, 0o666), "r+b")
+        heading = json.dumps(made_by, sort_keys=True).encode() + b"\n"
+        end = self._replay(heading)
+        if end == 0:
+            self._file.seek(0)
+            end = self._file.write(heading)
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    def _replay(self, heading: bytes) -> int:
+        """Take over the records that are whole; return where they end, or 0."""
+        if self._file.read(len(heading)) != heading:
+            return 0
+        kind = self._writer.record_type
+        end = len(heading)
+        while len(data := self._file.read(kind.itemsize + 4)) == kind.itemsize + 4:
+            if zlib.crc32(data[:-4]).to_bytes(4, "big") != data[-4:]:
+                break
+            self._writer.put(np.frombuffer(data[:-4], kind).reshape(()))
+            self.count += 1
+            end += len(data)
+        return end
+
+    def add(self, scores: Float32[np.ndarray, "classes h w"]) -> None:
+        """Store one frame's scores in the output and in the journal."""
+        record = self._writer.record(scores)
+        self._writer.put(record)
+        data = record.tobytes()
+        self._file.write(data + zlib.crc32(data).to_bytes(4, "big"))
+        self._file.flush()
+
+    def remove(self) -> None:
+        """Forget it all; the output is whole."""
+        self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

@@ -1,0 +1,51 @@
+"""Cache a prior's class maps of one scene's kept frames."""
+
+import importlib
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from gnesf_core.data import store
+from gnesf_core.data.provenance import provenance
+from gnesf_core.data.publish import write_json
+from gnesf_core.priors.caching import cache_prior
+from stages.cli import device_named, run, settings
+
+
+def main(
+    frames: Path,
+    out: Path,
+    cost: Path,
+    prior: str,
+    module: str,
+    recipe: str,
+    weights: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Write the maps by `gnesf_core.priors.<module>`, and what they cost."""
+    kind = importlib.import_module(f"gnesf_core.priors.{module}")
+    config = settings(kind.Settings, recipe, "--recipe")
+    where = device_named(device)
+    with store.Frames(frames) as kept:
+        source = kind.open_prior(config, weights, where)
+        inputs = {"frames": kept.fingerprint} | source.inputs(kept)
+        about = {"module": module} | asdict(config)
+        made_by = provenance("cache_prior", about, inputs, packages=kind.PACKAGES)
+        logits = getattr(config, "logits", False)
+        seconds = cache_prior(out, kept, source, logits, made_by)
+        with store.PriorMaps(out, kept) as maps:
+            bill = {
+                "prior": prior,
+                "scene": kept.scene,
+                "frames": len(kept),
+                "seconds": seconds,
+                "device": str(where),
+                "threads": torch.get_num_threads(),
+                "stored_bytes": maps.stored_bytes,
+            }
+    write_json(cost, bill)
+
+
+if __name__ == "__main__":
+    run(main)

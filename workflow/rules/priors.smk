@@ -1,0 +1,186 @@
+# Class probabilities of frames: a network learns them once, sees each frame once, and
+# everything after reads them from one file per scene.
+
+
+rule train_prior:
+    input:
+        start=prior_start,
+        frames=expand(
+            "results/{dataset}/frames/{scene}.h5",
+            scene=SPLITS["train"],
+            allow_missing=True,
+        ),
+    output:
+        weights="results/{dataset}/priors/{prior}/model.safetensors",
+        metrics="results/{dataset}/priors/{prior}/metrics.jsonl",
+    log:
+        "results/{dataset}/logs/train_prior/{prior}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/train_prior/{prior}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 16
+    resources:
+        gpu=GPUS,
+        mem_mb=8000,
+        runtime=2880,
+    params:
+        *code("train_prior"),
+        prior=prior_code,
+        module=prior_module,
+        recipe=prior_section("settings"),
+        data=prior_section("data"),
+        training=prior_section("training"),
+        code=training_code,
+        device=DEVICE,
+    message:
+        "Training the prior {wildcards.prior}"
+    shell:
+        "python -m stages.train_prior --frames {input.frames:q} --out {output.weights:q}"
+        " --metrics {output.metrics:q} --module {params.module:q}"
+        " --recipe {params.recipe:q} --data {params.data:q}"
+        " --training {params.training:q} --device {params.device:q}"
+        " --code {params.code:q} > {log:q} 2>&1"
+
+
+rule cache_prior:
+    input:
+        prior_files,
+        frames="results/{dataset}/frames/{scene}.h5",
+        weights=prior_weights,
+    output:
+        maps="results/{dataset}/priors/{prior}/{scene}.h5",
+        cost="results/{dataset}/priors/{prior}/{scene}.cost.json",
+    log:
+        "results/{dataset}/logs/cache_prior/{prior}/{scene}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/cache_prior/{prior}/{scene}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        gpu=lambda wildcards, input: GPUS if input.weights else 0,
+        mem_mb=4000,
+        runtime=60,
+    params:
+        *code("cache_prior"),
+        code=prior_code,
+        module=prior_module,
+        recipe=prior_section("settings"),
+        weights=weights_option,
+        device=DEVICE,
+    message:
+        "Caching the prior {wildcards.prior} of {wildcards.scene}"
+    shell:
+        "python -m stages.cache_prior --frames {input.frames:q} --out {output.maps:q}"
+        " --cost {output.cost:q} --prior {wildcards.prior:q} --module {params.module:q}"
+        " --recipe {params.recipe:q} {params.weights} --device {params.device:q}"
+        " > {log:q} 2>&1"
+
+
+rule evaluate_prior:
+    input:
+        maps="results/{dataset}/priors/{prior}/{scene}.h5",
+        frames="results/{dataset}/frames/{scene}.h5",
+    output:
+        "results/{dataset}/priors/{prior}/{scene}.json",
+    log:
+        "results/{dataset}/logs/evaluate_prior/{prior}/{scene}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/evaluate_prior/{prior}/{scene}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    params:
+        *code("evaluate_prior"),
+    message:
+        "Scoring the prior {wildcards.prior} on {wildcards.scene}"
+    shell:
+        "python -m stages.evaluate_prior --prior-file {input.maps:q}"
+        " --frames {input.frames:q} --out {output:q} --prior {wildcards.prior:q}"
+        " > {log:q} 2>&1"
+
+
+rule summarize_priors:
+    input:
+        unpack(prior_scores),
+    output:
+        markdown="results/{dataset}/tables/priors_{split}.md",
+        html=report(
+            "results/{dataset}/tables/priors_{split}.html",
+            caption="../report/priors.rst",
+            category="Summary",
+            labels={"split": "{split}", "table": "priors in 2D"},
+        ),
+        priors="results/{dataset}/tables/priors_{split}.csv",
+        classes="results/{dataset}/tables/priors_{split}_classes.csv",
+        frames="results/{dataset}/tables/priors_{split}_frames.csv",
+    log:
+        "results/{dataset}/logs/summarize_priors/{split}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/summarize_priors/{split}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        *code("summarize_priors"),
+    message:
+        "Summing up the priors on the {wildcards.split} split of {wildcards.dataset}"
+    shell:
+        "python -m stages.summarize_priors --scores {input.scores:q}"
+        " --costs {input.costs:q} --dataset {wildcards.dataset:q}"
+        " --split {wildcards.split:q} --priors {output.priors:q}"
+        " --classes {output.classes:q} --frames {output.frames:q}"
+        " --markdown {output.markdown:q} --html {output.html:q} > {log:q} 2>&1"
+
+
+rule plot_prior:
+    input:
+        maps="results/{dataset}/priors/{prior}/{scene}.h5",
+        frames="results/{dataset}/frames/{scene}.h5",
+    output:
+        report(
+            "results/{dataset}/figures/priors/{prior}/{scene}.png",
+            caption="../report/prior.rst",
+            category="Priors",
+            labels={"prior": "{prior}", "scene": "{scene}"},
+        ),
+    log:
+        "results/{dataset}/logs/plot_prior/{prior}/{scene}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/plot_prior/{prior}/{scene}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        *code("plot_prior"),
+    message:
+        "Picturing the prior {wildcards.prior} on {wildcards.scene}"
+    shell:
+        "python -m stages.plot_prior --prior-file {input.maps:q}"
+        " --frames {input.frames:q} --out {output:q} --prior {wildcards.prior:q}"
+        " > {log:q} 2>&1"
+
+
+rule plot_training:
+    input:
+        "results/{dataset}/priors/{prior}/metrics.jsonl",
+    output:
+        report(
+            "results/{dataset}/figures/priors/{prior}/training.svg",
+            caption="../report/training.rst",
+            category="Training",
+            labels={"prior": "{prior}"},
+        ),
+    log:
+        "results/{dataset}/logs/plot_training/{prior}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/plot_training/{prior}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        *code("plot_training"),
+    message:
+        "Drawing the training of {wildcards.prior}"
+    shell:
+        "python -m stages.plot_training --metrics {input:q} --out {output:q}"
+        " --name {wildcards.prior:q} > {log:q} 2>&1"
