@@ -29,9 +29,7 @@ rule all:
         results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]),
         results("figures/{split}_classes.svg", split=SCORED_SPLITS),
         results(
-            "figures/{field}/{scene}.png",
-            field=FIELDS,
-            scene=SPLITS["val"] if SCORED_SPLITS else [],
+            "figures/scenes/{scene}.png", scene=SPLITS["val"] if SCORED_SPLITS else []
         ),
     message:
         "Everything of {DATASET} is up to date"

@@ -16,11 +16,30 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FRAMES_PER_JOB = ("frames/{}.h5", "targets/{}.h5")
-VALIDATION = ("fields/oracle/{}.ply", "fields/oracle/{}.json", "figures/oracle/{}.png")
-TABLES = ("tables/val.md", "tables/val.html", "tables/val.csv",
-          "tables/val_classes.csv", "tables/val_scenes.csv",
-          "figures/val_classes.svg")  # fmt: skip
+PRIORS = ("mask2former", "labels", "noisy-labels")
+FIELDS = (
+    "oracle",
+    *(f"mask2former-{r}" for r in ("mean", "nearest", "running-average")),
+)
+# What a finished run has, oldest first.
+OF_EVERY_SCENE = ("frames/{}.h5", "targets/{}.h5")
+TRAINED = ("priors/mask2former/model.safetensors", "priors/mask2former/metrics.jsonl")
+OF_JUDGED_SCENES = (
+    *(f"priors/{p}/{{}}{kind}" for p in PRIORS for kind in (".h5", ".cost.json")),
+    *(f"priors/{p}/{{}}.json" for p in PRIORS),
+    *(f"figures/priors/{p}/{{}}.png" for p in PRIORS),
+    *(f"fields/{f}/{{}}.ply" for f in FIELDS),
+    *(f"fields/{f}/{{}}.json" for f in FIELDS),
+    "figures/scenes/{}.png",
+)
+TABLES = (
+    "figures/priors/mask2former/training.svg",
+    *(f"tables/{table}val.{kind}" for table in ("", "priors_")
+      for kind in ("md", "html", "csv")),
+    *(f"tables/{name}.csv" for name in ("val_classes", "val_scenes",
+                                        "priors_val_classes", "priors_val_frames")),
+    "figures/val_classes.svg",
+)  # fmt: skip
 
 
 def make_up(folder: Path, scenes: int) -> Path:
@@ -41,20 +60,22 @@ def make_up(folder: Path, scenes: int) -> Path:
         path.touch()
         os.utime(path, (old - age, old - age))
 
+    results = folder / "results/made_up"
     touch(folder / "raw/labels.tsv", 100)
     for split, members in splits.items():
         scans = folder / "raw" / ("scans_test" if split == "test" else "scans")
         for name in members:
             for suffix in (".sens", "_vh_clean_2.labels.ply", "_2d-label-filt.zip"):
                 touch(scans / name / f"{name}{suffix}", 100)
-            for age, pattern in enumerate(FRAMES_PER_JOB):
-                touch(folder / "results/made_up" / pattern.format(name), 90 - age)
-            if split == "val":
-                for age, pattern in enumerate(VALIDATION):
-                    path = folder / "results/made_up" / pattern.format(name)
-                    touch(path, 80 - age)
+            for age, pattern in enumerate(OF_EVERY_SCENE):
+                touch(results / pattern.format(name), 90 - age)
+    for name in TRAINED:
+        touch(results / name, 85)
+    for name in splits["val"]:
+        for age, pattern in enumerate(OF_JUDGED_SCENES):
+            touch(results / pattern.format(name), 80 - age)
     for age, name in enumerate(TABLES):
-        touch(folder / "results/made_up" / name, 70 - age)
+        touch(results / name, 40 - age)
     config = folder / "made_up.yaml"
     config.write_text(
         "dataset: made_up\ndatasets:\n  made_up:\n    format: scannet\n    root: raw\n"

@@ -1,4 +1,4 @@
-"""The one way this project says that a file from outside is not what it should be."""
+"""How this project says that it cannot go on."""
 
 from pathlib import Path
 
@@ -19,3 +19,11 @@ class BadInput(ValueError):
             f"{file}: {place}: expected {expected}, found {found}; remedy: {remedy}"
         )
         super().__init__(" ".join(message.split()))
+
+
+class Stopped(Exception):  # noqa: N818 (nothing went wrong)
+    """A training was asked to stop and did; its state is on disk."""
+
+
+class Diverged(ArithmeticError):
+    """A loss or a gradient of a training is not finite."""

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from gnesf_core.errors import BadInput
+from gnesf_core.errors import BadInput, Diverged, Stopped
 
 log = logging.getLogger("stages")
 
@@ -47,9 +47,12 @@ def run(main: Callable[..., None]) -> None:
     started = time.monotonic()
     try:
         main(**_convert(main, arguments))
-    except BadInput as error:
+    except (BadInput, Diverged) as error:
         log.error("%s", error)
         sys.exit(EXIT_BAD_DATA)
+    except Stopped as stop:
+        log.warning("%s; the same command goes on from there", stop)
+        sys.exit(EXIT_STOPPED)
     except OSError as error:
         if error.errno is None:
             raise

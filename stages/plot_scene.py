@@ -14,33 +14,34 @@ from stages.cli import run
 from stages.plot_style import plt
 
 SIZE = (640, 480)
+WIDTH_INCHES = 4.2  # of a picture
 
 
-def main(mesh: Path, truth: Path, out: Path, field: str) -> None:
-    """Draw prediction (left) and truth (right), above (top) and inside (bottom)."""
-    predicted, _ = read_mesh(mesh)
+def main(meshes: list[Path], truth: Path, out: Path, fields: list[str]) -> None:
+    """Draw each field's mesh, and the truth at the right, above and inside the room."""
+    predictions = [read_mesh(mesh)[0] for mesh in meshes]
     vertices, faces, nyu40 = read_mesh_labels(truth)
     true_labels = train_ids_from_nyu40(nyu40)
-    surfaces = [
-        (predicted.vertices_world, predicted.faces, predicted.label),
-        (vertices, faces, true_labels),
-    ]
+    surfaces = [(mesh.vertices_world, mesh.faces, mesh.label) for mesh in predictions]
+    surfaces.append((vertices, faces, true_labels))
     viewpoints = [
         picture.top_viewpoint(vertices, *SIZE),
         picture.inside_viewpoint(vertices, faces, *SIZE),
     ]
-    figure, axes = plt.subplots(2, 2, figsize=(10, 8.1))
+    columns = len(surfaces)
+    figure, axes = plt.subplots(2, columns, figsize=(WIDTH_INCHES * columns, 7.1))
     for row, viewpoint in zip(axes, viewpoints, strict=True):
         for cell, (points, triangles, labels) in zip(row, surfaces, strict=True):
             colors = picture.class_colors(labels)
             cell.imshow(picture.render_mesh(points, triangles, colors, viewpoint))
             cell.axis("off")
-    for cell, name in zip(axes[0], (field, "ground truth"), strict=True):
-        cell.set_title(name, fontsize=11)
-    present = np.unique(np.concatenate([predicted.label, true_labels]))
-    figure.legend(handles=_legend(present), loc="outside lower center", ncols=7)
+    for cell, name in zip(axes[0], [*fields, "ground truth"], strict=True):
+        cell.set_title(name, fontsize=12)
+    present = np.unique(np.concatenate([labels for _, _, labels in surfaces]))
+    legend = _legend(present)
+    figure.legend(handles=legend, loc="outside lower center", ncols=4 * columns)
     with publish(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=128)
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def _legend(labels: np.ndarray) -> list[Patch]:

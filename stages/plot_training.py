@@ -14,30 +14,27 @@ from stages.cli import run
 from stages.plot_style import INKS, plt
 
 # Every other number of a line is a part of the loss, under its own name.
-NOT_LOSSES = ("step", "seconds", "lr", "gradient_norm", "items_per_second")
-DECADES = 1.5  # a curve that spans more is drawn on a logarithmic scale
-SMOOTHED = 0.02  # share of the training over which the bold curve averages
+NOT_LOSSES = ("step", "seconds", "learning_rate", "gradient_norm", "items_per_second")
+DECADES = 1.5  # curves that span more are drawn on a logarithmic scale
+SMOOTHED = 0.02  # share of the training over which a bold curve averages
 
 
 def main(metrics: Path, out: Path, name: str) -> None:
     """Draw what `metrics` (one JSON object per line) tells of the training `name`."""
     table = read_metrics(metrics)
-    others = [column for column in ("lr", "gradient_norm") if column in table]
+    losses = ["loss", *(c for c in table if c not in NOT_LOSSES and c != "loss")]
     figure, cells = plt.subplots(
-        1 + len(others),
-        figsize=(4.8, 3.0 + 1.5 * len(others)),
-        height_ratios=[2, *[1] * len(others)],
-        sharex=True,
-        squeeze=False,
+        3, figsize=(4.8, 6), height_ratios=(2, 1, 1), sharex=True
     )
     figure.suptitle(f"{name}\n{_summary(table)}", fontsize=9)
-    titles = {"lr": "learning rate", "gradient_norm": "norm of the gradient"}
-    _draw_losses(cells[0, 0], table)
-    for cell, column in zip(cells[1:, 0], others, strict=True):
-        _draw(cell, table[column], INKS[0], titles[column])
-        cell.set_title(titles[column], loc="left")
-        _scale(cell, table[[column]])
-    cells[-1, 0].set_xlabel("step")
+    _draw_noisy(cells[0], table.reindex(columns=losses))
+    cells[1].plot(table.reindex(columns=["learning_rate"]), color=INKS[0])
+    _draw_noisy(cells[2], table.reindex(columns=["gradient_norm"]))
+    titles = ("loss", "learning rate", "norm of the gradient")
+    for cell, title in zip(cells, titles, strict=True):
+        cell.set_title(title, loc="left")
+        cell.grid(True, axis="both")
+    cells[-1].set_xlabel("step")
     with publish(out) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
 
@@ -91,36 +88,22 @@ def _summary(table: pd.DataFrame) -> str:
     return ", ".join(texts)
 
 
-def _draw_losses(cell: Axes, table: pd.DataFrame) -> None:
-    parts = [c for c in table if c not in NOT_LOSSES and c != "loss"]
-    columns = [*(["loss"] if "loss" in table else []), *parts]
-    for number, column in enumerate(columns):
+def _draw_noisy(cell: Axes, curves: pd.DataFrame) -> None:
+    """Draw curves pale as they are, and bold as moving averages."""
+    window = max(1, round(SMOOTHED * len(curves)))
+    smooth = curves.rolling(window, center=True, min_periods=1).mean()
+    marker = "." if len(curves) == 1 else ""
+    for number, column in enumerate(curves):
         ink = "black" if column == "loss" else INKS[number % len(INKS)]
-        style = "-" if number <= len(INKS) else "--"
-        _draw(cell, table[column], ink, column, style)
-    cell.set_title("loss", loc="left")
-    _scale(cell, table[columns])
-    if len(columns) > 1:
-        cell.legend(frameon=False, ncols=2)
-
-
-def _draw(
-    cell: Axes, values: pd.Series, ink: str, label: str, style: str = "-"
-) -> None:
-    """Draw a curve pale as it is, and bold as a moving average."""
-    values = values.dropna()
-    window = max(1, round(SMOOTHED * len(values)))
-    smooth = values.rolling(window, center=True, min_periods=1).mean()
-    cell.plot(values.index, values, style, color=ink, linewidth=0.6, alpha=0.3)
-    cell.plot(smooth.index, smooth, style, color=ink, linewidth=1.4, label=label)
-    cell.grid(axis="both")
-
-
-def _scale(cell: Axes, values: pd.DataFrame) -> None:
-    """Use a logarithmic scale where all is positive and spans decades."""
-    low, high = values.min().min(), values.max().max()
-    if 0 < low and high > low * 10**DECADES:
+        style = {"color": ink, "linestyle": "--" if number > len(INKS) else "-"}
+        if window > 1:
+            cell.plot(curves[column], linewidth=0.6, alpha=0.3, **style)
+        cell.plot(smooth[column], marker=marker, label=column, **style)
+    low, high = curves.min().min(), curves.max().max()
+    if low > 0 and high > low * 10**DECADES:
         cell.set_yscale("log")
+    if len(curves.columns) > 1:
+        cell.legend(frameon=False, ncols=2)
 
 
 if __name__ == "__main__":

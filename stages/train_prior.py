@@ -14,6 +14,7 @@ from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.priors.crops import Crops
 from gnesf_core.priors.training import SegmentationTask
 from gnesf_core.training import loop, weights
+from gnesf_core.training.state import remove_states
 from stages.cli import device_named, run, settings
 
 
@@ -50,14 +51,16 @@ def main(
     key = recipe_digest({"made_by": made_by, "code": code})
     workspace = out.parent / "training"
     task = SegmentationTask(segmenter, crops)
-    loop.train(task, training, workspace, key, device_named(device))
-    write_bytes(metrics, loop.read_metrics(workspace))
+    lines = loop.train(task, training, workspace, key, device_named(device))
+    if lines is None:
+        return  # another process of the team writes
     metadata = {
         "class_names": json.dumps(CLASS_NAMES),
         "provenance": json.dumps(made_by, sort_keys=True),
     }
     weights.write_weights(out, segmenter.network.state_dict(), metadata)
-    loop.remove_state(workspace)
+    write_bytes(metrics, lines)
+    remove_states(workspace)
 
 
 if __name__ == "__main__":

@@ -324,8 +324,8 @@ def quantize_probabilities(
     A pixel whose scores are all 0 stays 0: there the prior says nothing.
     """
     total = scores.sum(axis=0)
-    scale = np.divide(255, total, out=np.zeros_like(total), where=total > 0)
-    return np.rint(scores * scale).astype(np.uint8)
+    shares = np.divide(scores, total, out=np.zeros_like(scores), where=total > 0)
+    return np.rint(shares * 255).astype(np.uint8)
 
 
 @contextmanager

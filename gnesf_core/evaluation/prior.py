@@ -8,6 +8,8 @@ Here are the numbers of one scene: of every frame by itself, and of the scene's 
 confusion. `prior_summary` pools them over scenes.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -99,7 +101,7 @@ def entropy(
     np.divide(resized, total, out=shares, where=total > 0)
     logarithms = np.log(np.where(shares > 0, shares, 1))
     # abs: the sum is never negative, but 0 would come out as -0.
-    return np.abs((shares * logarithms).sum(axis=0) / np.log(len(resized)))
+    return np.abs((shares * logarithms).sum(axis=0) / math.log(len(resized)))
 
 
 def resize(
@@ -107,7 +109,7 @@ def resize(
 ) -> Float32[np.ndarray, "channels height width"]:
     """Interpolate maps bilinearly to (width, height) by the half-pixel rule."""
     values = torch.from_numpy(maps)[None].float()
-    return functional.interpolate(values, size[::-1], mode="bilinear")[0].numpy()
+    return functional.interpolate(values, size[::-1], mode="bilinear", align_corners=True)[0].numpy()
 
 
 class Calibration:

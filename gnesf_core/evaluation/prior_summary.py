@@ -24,7 +24,7 @@ Scores = Mapping[str, Any]
 
 # Poolings and measures, as they are named in the tables of numbers and on pages.
 POOLINGS = {"per_image": "per image", "per_scene": "per scene", "data_set": "data set"}
-MEASURES = {"miou": "mIoU", "mean_accuracy": "mAcc", "accuracy": "accuracy"}
+MEASURES = {"miou": "mIoU", "mean_accuracy": "mAcc", "accuracy": "Acc"}
 WORST_SCENES = 10
 
 
@@ -129,7 +129,8 @@ def per_class(rows: Sequence[Scores]) -> list[dict[str, Any]]:
 def per_frame(rows: Sequence[Scores]) -> list[dict[str, Any]]:
     """Give each image of each prior one line, worst first; those without truth last."""
     lines = [
-        {"prior": row["prior"], "scene": row["scene"]} | frame
+        {"prior": row["prior"], "scene": row["scene"]}
+        | {name: frame[name] for name in ("index", *MEASURES, "pixels")}
         for row in rows
         for frame in row["frames"]
     ]
@@ -168,8 +169,10 @@ def _scores_block(lines: list[dict[str, Any]]) -> Block:
         "over images. Per scene: confusion added over a scene's images, mean over the "
         "classes in its truth, then the mean over scenes. Data set: confusion added "
         "over everything, mean over the classes scored by ScanNet's rule (in truth or "
-        "prediction). ECE: expected calibration error, the gap between confidence and "
-        "accuracy over ten bins, 0 = says how sure it may be. All in percent.",
+        "prediction), so that one that was only imagined counts 0. ECE: expected "
+        "calibration error, the gap between confidence and accuracy over ten bins; "
+        "0 = right as often as it claims. mAcc: of each class, the share of its pixels "
+        "that is right; Acc: of all pixels. All in percent.",
         ["prior", "images", "scenes", "classes scored"]
         + [title for _, title in columns],
         [

@@ -50,9 +50,11 @@ def losses(
     pixel loss is there if it has a weight.
     """
     result: dict[str, Tensor] = {}
+    shown = classes_present(labels)
+    share = 1 / _mean_over_processes(shown.sum().float()).clamp(min=1)
     with torch.autocast(labels.device.type, enabled=False):
         for number, layer in enumerate(layers):
-            parts = _layer_losses(settings, layer, labels)
+            parts = _layer_losses(settings, layer, labels, shown, share)
             result |= {f"{name}_{number}": value for name, value in parts.items()}
         if settings.pixel_weight > 0:
             scores = class_scores(layers[-1])
@@ -77,10 +79,20 @@ def pixel_loss(
 
 
 def _layer_losses(
-    settings: Mask2FormerConfig, layer: Prediction, labels: UInt8[Tensor, "b h w"]
+    settings: Mask2FormerConfig,
+    layer: Prediction,
+    labels: UInt8[Tensor, "b h w"],
+    shown: Bool[Tensor, "b classes"],
+    share: Float[Tensor, ""],
 ) -> dict[str, Float[Tensor, ""]]:
+    """Return one layer's losses; each mask has a `share` in the sum over masks."""
     class_logits, mask_logits = layer.class_logits.float(), layer.mask_logits.float()
-    picture, category, query = _matches(settings, class_logits, mask_logits, labels)
+    picture, category = shown.nonzero(as_tuple=True)
+    query = category
+    if settings.matching != "class":
+        with torch.no_grad():
+            cost = _costs(settings, class_logits, mask_logits, labels)
+        picture, category, query = _cheapest(cost, picture, category)
 
     targets = torch.full(class_logits.shape[:2], _CLASSES, device=labels.device)
     targets[picture, query] = category
@@ -91,27 +103,11 @@ def _layer_losses(
 
     masks = mask_logits[picture, query]
     mask, dice = _mask_losses(settings.points, masks, labels, picture, category)
-    count = _mean_over_processes(mask.new_tensor(len(masks))).clamp(min=1)
     return {
         "class": settings.class_weight * entropy,
-        "mask": settings.mask_weight * mask.sum() / count,
-        "dice": settings.dice_weight * dice.sum() / count,
+        "mask": settings.mask_weight * mask.sum() * share,
+        "dice": settings.dice_weight * dice.sum() * share,
     }
-
-
-@torch.no_grad()
-def _matches(
-    settings: Mask2FormerConfig,
-    class_logits: Float[Tensor, "b q logits"],
-    mask_logits: Float[Tensor, "b q h4 w4"],
-    labels: UInt8[Tensor, "b h w"],
-) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Int64[Tensor, " n"]]:
-    """Return the picture, class and query of each mask that is there."""
-    picture, category = classes_present(labels).nonzero(as_tuple=True)
-    if settings.matching == "class":
-        return picture, category, category
-    cost = _costs(settings, class_logits, mask_logits, labels)
-    return _cheapest(cost.nan_to_num().cpu(), picture, category)
 
 
 def classes_present(labels: UInt8[Tensor, "b h w"]) -> Bool[Tensor, "b classes"]:
@@ -157,6 +153,7 @@ def _cheapest(
     from scipy.optimize import linear_sum_assignment
 
     found = []
+    cost = cost.nan_to_num().cpu()  # once, for the whole batch
     for number in range(len(cost)):
         classes = category[picture == number].cpu()
         queries, order = linear_sum_assignment(cost[number][:, classes].numpy())

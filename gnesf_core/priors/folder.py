@@ -119,7 +119,7 @@ class FolderPrior:
         """Read a frame's scores; refuse another size than this one."""
         path = self._path(frames, position)
         data = read_bounded(path, _MAX_FILE_BYTES, _MAP_REMEDY)
-        if path.suffix == ".npy":
+        if self._pattern.endswith(".npy"):  # a link may lead to another ending
             return _scores_of_channels(path, data, size, self._class_of_id)
         return _scores_of_ids(path, data, size, self._class_of_id)
 

@@ -93,7 +93,10 @@ def _freeze_unused(network: Mask2FormerForUniversalSegmentation) -> None:
 
 def _read_folder(folder: Path) -> Mask2FormerForUniversalSegmentation:
     """Load a folder written by `save_pretrained`; heads of other sizes start anew."""
+    transformers.logging.disable_progress_bar()
     try:
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError("no config.json there")
         config = transformers.Mask2FormerConfig.from_pretrained(
             folder, local_files_only=True, num_labels=len(CLASS_NAMES)
         )
@@ -101,14 +104,14 @@ def _read_folder(folder: Path) -> Mask2FormerForUniversalSegmentation:
             folder,
             config=config,
             local_files_only=True,
+            use_safetensors=True,
             ignore_mismatched_sizes=True,
-            trust_remote_code=False,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # files of a stranger fail in every way there is
         raise BadInput(
             folder,
             "model",
-            expected="a folder with a Mask2Former's config.json and weights",
+            expected="a folder with a Mask2Former's config.json and model.safetensors",
             found=error,
             remedy="save the model there with transformers' save_pretrained",
         ) from None

@@ -119,6 +119,8 @@ def _run(
             if saving and team.leads:
                 states.write(done, {"report": report.saved()})
             if stopping and done < config.steps:
+                # torchrun kills the rest when one ends: let the state be whole first.
+                team.largest(0)
                 raise Stopped(f"stopped after step {done} of {config.steps}")
 
 
@@ -238,13 +240,17 @@ def _ignore_stop_signals(_worker: int) -> None:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Note the first signal to stop instead of dying of it; the second one kills."""
+    """Note signals to stop instead of dying of them, but for a second Ctrl-C.
+
+    Schedulers and launchers may each send theirs: those must not kill.
+    """
     caught: list[int] = []
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def note(number: int, _frame: FrameType | None) -> None:
         caught.append(number)
-        signal.signal(number, before[number])
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
 
     for number in STOP_SIGNALS:
         signal.signal(number, note)

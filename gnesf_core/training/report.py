@@ -53,7 +53,7 @@ class Report:
             self._file.write(self.metrics)
             self._file.flush()
             self._events = _tensorboard(self._folder / "tensorboard", step + 1)
-            log.info("training goes on after step %d/%d", step, self._config.steps)
+            log.info("training from step %d to %d", step, self._config.steps)
 
     def saved(self) -> dict[str, Any]:
         """Return what `start` needs to go on from here."""
@@ -140,8 +140,8 @@ def progress_line(
     losses = " ".join(f"{name} {values[name]:.3g}" for name in parts)
     left_s = (steps - values["step"]) / steps_per_second
     return (
-        f"step {values['step']}/{steps}  loss {values['loss']:.3g} ({losses})  "
-        f"{steps_per_second:.2g} steps/s  {values['items_per_second']:.3g} items/s  "
+        f"step {values['step']}/{steps}  loss {values['loss']:.4g} ({losses})  "
+        f"{steps_per_second:.2f} steps/s  {values['items_per_second']:.1f} items/s  "
         f"{_duration(left_s)} left  lr {values['learning_rate']:.2g}"
     )
 

@@ -265,7 +265,7 @@ def test_nothing_outside_the_root_is_read(tmp_path, frames, way):
 
 def test_links_within_the_root_and_a_root_that_is_a_link_are_followed(tmp_path, frames):
     first = write_all(tmp_path / "a", frames, lambda i: npy(channels(i)), ".npy")
-    moved = first.with_name("elsewhere.npy")
+    moved = first.with_name("blob")
     first.rename(moved)
     first.symlink_to(moved)
     (tmp_path / "link").symlink_to(tmp_path / "a")

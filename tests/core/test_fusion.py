@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from gnesf_core.config import FusionConfig
 from gnesf_core.data import store
@@ -186,12 +187,25 @@ def test_images_of_three_sizes_have_their_own_pixels(make):
         colors=[color],
         color_intrinsics=scale_intrinsics(INTRINSICS, (5, 3), (10, 6)),
     )
-    points = [at(2, 1, 2), at(2 + 1 / 3, 1, 2), at(1.9, 1.1, 2), at(4, 1, 2)]
+    points = [at(2, 1, 2), at(2.2, 0.8, 2), at(1.95, 1.05, 2), at(4, 1, 2)]
     found = label(points, scene)
     assert found.class_id.tolist() == [19, 7, 19, IGNORE]
-    # Column 7.7 or 6.7 of the map lies 0.7 towards one pixel of class 19.
-    np.testing.assert_allclose(found.confidence[[0, 1, 2]], [1, 1, 0.49], rtol=1e-5)
+    # (7.6, 3.4) and (6.85, 4.15) on the map, (4.9, 2.1) and (4.4, 2.6) in colour.
+    expected = [1, 1 - 0.4 * 0.4, 0.85 * 0.85, 0]
+    np.testing.assert_allclose(found.confidence, expected, rtol=1e-5)
     assert found.color[1:, 0].tolist() == [2, 3, 127]
+
+
+def test_points_beside_the_colour_image_get_neither_vote_nor_colour(make):
+    # The same pixels of depth, but only the middle one of colour.
+    scene = make(
+        [one_hot(LABELS[1:2, 2:3])],
+        colors=[np.full((1, 1, 3), 9, np.uint8)],
+        color_intrinsics=np.array([[2.0, 0, 0], [0, 2.0, 0], [0, 0, 1]]),
+    )
+    found = label([at(1.6, 0.6, 2), at(1.4, 1, 2), at(2, 1.6, 2)], scene)
+    assert found.class_id.tolist() == [7, IGNORE, IGNORE]
+    assert found.color[:, 0].tolist() == [9, 127, 127]
 
 
 def test_poses_move_the_camera_and_not_the_points(make):
@@ -249,7 +263,8 @@ def test_of_cameras_at_one_distance_the_first_decides(make):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_points_no_view_sees_are_void_and_grey(make, rule):
-    found = label([at(2, 1, 2.9)], make(surface=voxels((4, 4, 4))), rule)
+    scene = make(surface=voxels((1, 1, 1), origin=(0, 0, 2.9)))
+    found = label([at(2, 1, 2.9)], scene, rule)
     assert (found.class_id.tolist(), found.confidence.tolist()) == ([IGNORE], [0])
     assert found.color.tolist() == [[127, 127, 127]]
 
@@ -275,8 +290,6 @@ def test_an_unknown_rule_is_refused_by_name(make):
 
 
 def test_renormalize_keeps_what_is_unknown(make):
-    import torch
-
     values = torch.tensor([[2.0, 6.0], [0.0, 0.0]])
     assert renormalize(values).tolist() == [[0.25, 0.75], [0, 0]]
 
@@ -341,7 +354,7 @@ def random_scene(make, seed, surface=None, count=12):
 @pytest.mark.parametrize("seed", range(3))
 def test_mean_and_nearest_equal_loops_over_points_and_views(make, seed):
     scene, poses, depths = random_scene(make, seed)
-    points = np.random.default_rng(seed).uniform(-1, 1, (60, 3))
+    points = np.random.default_rng([seed, 1]).uniform(-1, 1, (60, 3))
     options = {"depth_tolerance_m": 0.8, "max_depth_m": 2.5}
     mean = label(points, scene, "mean", **options)
     nearest = label(points, scene, "nearest", **options)
@@ -352,10 +365,7 @@ def test_mean_and_nearest_equal_loops_over_points_and_views(make, seed):
             maps = scene.prior.probabilities(position).tolist()
             vote = vote_of(point, pose, depths[position], maps, 0.8)
             if vote is not None:
-                away = sum(
-                    (a - b) ** 2 for a, b in zip(point, pose[:3, 3], strict=True)
-                )
-                votes.append((away, vote))
+                votes.append((sum((point - pose[:3, 3]) ** 2), vote))
         several += len(votes) > 1
         if not votes:
             assert mean.class_id[index] == nearest.class_id[index] == IGNORE
@@ -457,10 +467,10 @@ def test_a_class_that_is_seen_no_more_fades_geometrically(make, max_weight):
 
 
 def test_without_fading_the_running_average_is_the_mean_at_voxel_centres(make):
-    level = voxels((6, 6, 6), origin=(-1.0, -1.0, -1.0), size_m=0.4, truncation_m=0.8)
+    shape = (6, 5, 7)
+    level = voxels(shape, origin=(-1.0, -1.0, -1.0), size_m=0.4, truncation_m=0.8)
     scene, _, _ = random_scene(make, 5, level)
-    ijk = np.stack(np.meshgrid(*[np.arange(6)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    points = level.origin_world + 0.4 * ijk
+    points = level.origin_world + 0.4 * np.argwhere(np.ones(shape))
     mean = label(points, scene, "mean", depth_tolerance_m=0.8)
     running = label(points, scene, "running-average", depth_tolerance_m=0.01)
     assert (mean.class_id != IGNORE).sum() > 100

@@ -62,7 +62,7 @@ def test_the_run_ends_in_tables_pictures_and_meshes(finished):
     results = finished.root / "results/synthrooms"
     assert "mIoU" in (results / "tables/val.md").read_text()
     assert (results / "fields/oracle/scene0001_00.ply").stat().st_size > 10_000
-    assert (results / "figures/oracle/scene0001_00.png").exists()
+    assert (results / "figures/scenes/scene0001_00.png").exists()
     leftovers = [p for p in results.rglob("*") if p.name.endswith(".partial")]
     assert not leftovers
 
@@ -95,7 +95,7 @@ MESHED = SCORED | {"extract_mesh", "plot_scene"}
          "taken: list[int] = list()", MESHED | {"fuse_targets", "extract_frames"}),
         ("gnesf_core/viz/picture.py", "_MARGIN = 0.94", "_MARGIN = 0.93",
          {"plot_scene", "all"}),
-        ("gnesf_core/fields/oracle.py", "_NO_COLOR = 127", "_NO_COLOR = 128", MESHED),
+        ("gnesf_core/fields/fusion.py", "_NO_COLOR = 127", "_NO_COLOR = 128", MESHED),
     ],
 )  # fmt: skip
 def test_an_edit_reruns_the_stages_that_use_it_and_what_follows(

@@ -86,25 +86,30 @@ rule plot_classes:
 
 rule plot_scene:
     input:
-        mesh="results/{dataset}/fields/{field}/{scene}.ply",
+        meshes=expand(
+            "results/{dataset}/fields/{field}/{scene}.ply",
+            field=FIELDS,
+            allow_missing=True,
+        ),
         truth=raw_mesh_labels,
     output:
         report(
-            "results/{dataset}/figures/{field}/{scene}.png",
+            "results/{dataset}/figures/scenes/{scene}.png",
             caption="../report/scene.rst",
             category="Scenes",
-            labels={"field": "{field}", "scene": "{scene}"},
+            labels={"scene": "{scene}"},
         ),
     log:
-        "results/{dataset}/logs/plot_scene/{field}/{scene}.log",
+        "results/{dataset}/logs/plot_scene/{scene}.log",
     benchmark:
-        "results/{dataset}/benchmarks/plot_scene/{field}/{scene}.tsv"
+        "results/{dataset}/benchmarks/plot_scene/{scene}.tsv"
     conda:
         "../../environment.yml"
     params:
         *code("plot_scene"),
+        fields=FIELDS,
     message:
-        "Picturing {wildcards.field} on {wildcards.scene}"
+        "Picturing every field on {wildcards.scene}"
     shell:
-        "python -m stages.plot_scene --mesh {input.mesh:q} --truth {input.truth:q}"
-        " --out {output:q} --field {wildcards.field:q} > {log:q} 2>&1"
+        "python -m stages.plot_scene --meshes {input.meshes:q} --truth {input.truth:q}"
+        " --out {output:q} --fields {params.fields:q} > {log:q} 2>&1"

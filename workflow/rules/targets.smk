@@ -32,9 +32,7 @@ rule figures:
     input:
         results("figures/{split}_classes.svg", split=SCORED_SPLITS),
         results(
-            "figures/{field}/{scene}.png",
-            field=FIELDS,
-            scene=SPLITS["val"] if SCORED_SPLITS else [],
+            "figures/scenes/{scene}.png", scene=SPLITS["val"] if SCORED_SPLITS else []
         ),
 
 

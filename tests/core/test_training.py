@@ -1,0 +1,737 @@
+"""A training ends with the same weights, whatever happens to it on the way.
+
+Run as a program, this file trains the toy task below.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import pickle
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gnesf_core.config import TrainingConfig
+from gnesf_core.data.publish import verify
+from gnesf_core.errors import BadInput
+from gnesf_core.training.loop import STOP_SIGNALS, Stopped, rate_factor, train
+from gnesf_core.training.report import Diverged
+from gnesf_core.training.state import remove_states
+from gnesf_core.training.weights import load_into, read_weights, write_weights
+
+CPU = torch.device("cpu")
+KEY = "0123456789abcdef"
+CONFIG = TrainingConfig(
+    seed=5,
+    steps=20,
+    batch=4,
+    learning_rate=0.02,
+    backbone_rate=1.0,
+    weight_decay=0.05,
+    schedule="cosine",
+    warmup_steps=3,
+    clip_norm=1.0,
+    precision="float32",
+    workers=0,
+    report_steps=5,
+    state_steps=4,
+)
+
+
+def settings(**changes):
+    return dataclasses.replace(CONFIG, **changes)
+
+
+class Points:
+    """Noisy values of a function; something may happen at one of the samples."""
+
+    def __init__(self, at=-1, event="", pause_s=0.0):
+        self.at, self.event, self.pause_s = at, event, pause_s
+
+    def __getitem__(self, number):
+        rng = np.random.default_rng((7, number))
+        time.sleep(self.pause_s)
+        x = rng.normal(size=3).astype(np.float32)
+        y = np.float32(np.sin(x).sum() + rng.normal() / 10)
+        if number == self.at:
+            if self.event == "nan":
+                y = np.float32("nan")
+            elif self.event == "bad input":
+                raise BadInput("f", "p", expected="e", found="o", remedy="r")
+            elif self.event == "crash":
+                raise OSError("the disk is gone")
+            for name in self.event.split() if self.event.isupper() else ():
+                os.kill(os.getpid(), getattr(signal, name))
+        return {"name": f"scene{number // 10}/{number % 10}", "x": x, "y": y}
+
+
+class Regression:
+    """Dropout makes the model itself random."""
+
+    def __init__(self, samples=None, dropout=0.3):
+        torch.manual_seed(1)
+        self.samples = samples or Points()
+        self.model = nn.Sequential(
+            nn.Linear(3, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 1)
+        )
+
+    def losses(self, model, batch):
+        error = model(batch["x"])[:, 0] - batch["y"]
+        return {"square": error.square().mean(), "absolute": 0.1 * error.abs().mean()}
+
+    def parameter_groups(self, config):
+        first, last = self.model[0], self.model[3]
+        return [
+            {"params": list(first.parameters()), "lr": config.learning_rate},
+            {"params": list(last.parameters()), "lr": 0.1 * config.learning_rate},
+        ]
+
+
+def trained(folder, config=CONFIG, task=None, key=KEY):
+    """Train and return what a training leaves: its weights and its metrics."""
+    task = task or Regression()
+    metrics = train(task, config, folder, key, CPU)
+    return weights_of(task.model), reports(metrics)
+
+
+def weights_of(model):
+    return {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
+
+
+def reports(metrics):
+    """Return the lines of metrics without what a clock says."""
+    lines = [json.loads(line) for line in metrics.splitlines()]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "items_per_second")}
+        for line in lines
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("undisturbed"))
+
+
+def steps_on_disk(folder):
+    return sorted(int(path.stem.split("-")[-1]) for path in folder.glob("state-*.pt"))
+
+
+# The schedule and the step
+
+
+def test_the_warm_up_is_linear_and_ends_at_the_full_rate():
+    config = settings(warmup_steps=4, schedule="constant")
+    factors = [rate_factor(config, step) for step in range(6)]
+    assert factors == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_schedules_fall_from_one_to_zero_at_the_last_step():
+    half = {"constant": 1.0, "poly": 0.5**0.9, "cosine": 0.5}
+    quarter = {"constant": 1.0, "poly": 0.75**0.9, "cosine": (2 + math.sqrt(2)) / 4}
+    for schedule in half:
+        config = settings(steps=110, warmup_steps=10, schedule=schedule)
+        assert rate_factor(config, 10) == 1
+        assert rate_factor(config, 35) == pytest.approx(quarter[schedule])
+        assert rate_factor(config, 60) == pytest.approx(half[schedule])
+        if schedule != "constant":
+            assert rate_factor(config, 110) == pytest.approx(0, abs=1e-12)
+
+
+def test_an_unknown_schedule_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="schedule: expected constant, poly or cosine"):
+        trained(tmp_path, settings(schedule="linear", warmup_steps=0))
+
+
+class Line:
+    """A line through the origin, whose gradient fits on a page."""
+
+    def __init__(self):
+        self.samples = Points()
+        self.model = nn.Linear(3, 1, bias=False)
+        nn.init.constant_(self.model.weight, 0.5)
+
+    def losses(self, model, batch):
+        return {"square": (model(batch["x"])[:, 0] - batch["y"]).square().mean()}
+
+    def parameter_groups(self, config):
+        return [{"params": [self.model.weight], "lr": config.learning_rate}]
+
+
+def adamw_by_hand(config):
+    """Follow Loshchilov and Hutter's algorithm 2 in double precision."""
+    weights, m, v = np.full(3, 0.5), np.zeros(3), np.zeros(3)
+    norms = []
+    for step in range(config.steps):
+        numbers = range(step * config.batch, (step + 1) * config.batch)
+        samples = [Points()[number] for number in numbers]
+        x = np.stack([sample["x"] for sample in samples]).astype(float)
+        y = np.array([sample["y"] for sample in samples], float)
+        gradient = 2 * x.T @ (x @ weights - y) / config.batch
+        norms.append(np.linalg.norm(gradient))
+        gradient = gradient * min(1, config.clip_norm / norms[-1])
+        rate = config.learning_rate * (step + 1) / config.warmup_steps
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        mean, square = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.999 ** (step + 1))
+        weights = weights - rate * config.weight_decay * weights
+        weights = weights - rate * mean / (np.sqrt(square) + 1e-8)
+    return weights, norms
+
+
+def test_steps_are_those_of_adamw_with_clipped_gradients(tmp_path):
+    config = settings(steps=4, warmup_steps=8, clip_norm=1.5, report_steps=1)
+    task = Line()
+    metrics = reports(train(task, config, tmp_path, KEY, CPU))
+    weights, norms = adamw_by_hand(config)
+    assert min(norms) < config.clip_norm < max(norms)  # both sides are exercised
+    found = task.model.weight.detach().numpy()[0]
+    np.testing.assert_allclose(found, weights, rtol=1e-5)
+    reported = [line["gradient_norm"] for line in metrics]
+    np.testing.assert_allclose(reported, norms, rtol=1e-5)
+
+
+def test_gradients_are_left_alone_without_a_clip_norm(tmp_path):
+    task, config = Line(), settings(steps=4, warmup_steps=8, clip_norm=0.0)
+    train(task, config, tmp_path, KEY, CPU)
+    weights, _ = adamw_by_hand(dataclasses.replace(config, clip_norm=1e9))
+    found = task.model.weight.detach().numpy()[0]
+    np.testing.assert_allclose(found, weights, rtol=1e-5)
+
+
+class Gather(Line):
+    """Gradients of a gather, which threads add up in any order if they may."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.Linear(8, 50, bias=False)
+        self.chosen = torch.randint(0, 50, (100_000,))
+        self.factors = torch.randn(100_000, 1)
+
+    def losses(self, model, batch):
+        return {"sum": (model.weight[self.chosen] * self.factors).sum()}
+
+
+def test_threads_do_not_make_a_difference_from_run_to_run(tmp_path):
+    torch.manual_seed(0)
+    task, threads = Gather(), torch.get_num_threads()
+    start = {name: value.clone() for name, value in task.model.state_dict().items()}
+    torch.set_num_threads(2)
+    ends = set()
+    try:
+        for run in range(4):
+            task.model.load_state_dict(start)
+            train(task, settings(steps=3), tmp_path / str(run), KEY, CPU)
+            ends.add(task.model.weight.detach().numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(ends) == 1
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+# Being stopped and going on
+
+
+@pytest.mark.parametrize(
+    ("signals", "sample"),
+    [
+        ("SIGTERM", 1),
+        ("SIGTERM SIGTERM", 30),
+        ("SIGUSR1 SIGTERM", 47),
+        ("SIGUSR1", 70),
+        ("SIGINT", 9),
+    ],
+)
+def test_a_stopped_training_ends_as_if_nothing_had_been(
+    tmp_path, undisturbed, signals, sample
+):
+    handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
+    step = sample // CONFIG.batch + 1
+    with pytest.raises(Stopped, match=f"after step {step} of 20"):
+        trained(tmp_path, task=Regression(Points(sample, signals)))
+    assert steps_on_disk(tmp_path)[-1] == step
+    assert handlers == [signal.getsignal(number) for number in STOP_SIGNALS]
+    assert trained(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("sample", [3, 33, 79])
+def test_a_crashed_training_ends_as_if_nothing_had_been(tmp_path, undisturbed, sample):
+    with pytest.raises(OSError, match="disk is gone"):
+        trained(tmp_path, task=Regression(Points(sample, "crash")))
+    assert trained(tmp_path) == undisturbed
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, task=Regression(Points(30, "SIGINT SIGINT")))
+    assert steps_on_disk(tmp_path) == [4]
+
+
+def test_a_signal_in_the_last_step_changes_nothing(tmp_path, undisturbed):
+    task = Regression(Points(CONFIG.steps * CONFIG.batch - 1, "SIGTERM"))
+    assert trained(tmp_path, task=task) == undisturbed
+
+
+def start_program(folder, *, config=CONFIG, pause_s=0.0, environment=None):
+    """Train the toy in a process of its own; it says each step on stderr."""
+    root = Path(__file__).parents[2]
+    command = [sys.executable, __file__, str(folder)]
+    command += [json.dumps(dataclasses.asdict(config)), str(pause_s)]
+    variables = os.environ | {"PYTHONPATH": str(root)} | (environment or {})
+    return subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process, pattern):
+    for line in process.stderr:
+        if re.search(pattern, line):
+            return
+    raise AssertionError(f"no {pattern!r}")
+
+
+@pytest.mark.slow
+def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
+    config = settings(steps=40, report_steps=1, state_steps=3)
+    program = start_program(tmp_path / "undisturbed", config=config)
+    assert program.wait(60) == 0
+    rng = random.Random(3)
+    for step in (2, 9, 22, 35):
+        program = start_program(tmp_path / "killed", config=config, pause_s=0.004)
+        wait_for(program, rf"step {step}/")
+        time.sleep(rng.random() * 0.03)  # also while state is being written
+        program.kill()
+        assert program.wait() == -signal.SIGKILL
+    assert start_program(tmp_path / "killed", config=config).wait(60) == 0
+    for name in ("weights.safetensors", "metrics"):
+        killed, undisturbed = (
+            (tmp_path / folder / name).read_bytes()
+            for folder in ("killed", "undisturbed")
+        )
+        if name == "metrics":
+            assert [line["step"] for line in reports(killed)] == list(range(1, 41))
+            assert reports(killed) == reports(undisturbed)
+        else:
+            assert killed == undisturbed
+
+
+def test_a_complete_training_asks_for_no_samples(tmp_path, undisturbed):
+    trained(tmp_path)
+    assert trained(tmp_path, task=Regression(samples=Refuses())) == undisturbed
+
+
+class Refuses:
+    def __getitem__(self, number):
+        raise AssertionError(f"sample {number} is not needed")
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_state_is_named_and_an_older_one_taken(tmp_path, undisturbed, caplog):
+    with pytest.raises(OSError, match="disk"):
+        trained(tmp_path, task=Regression(Points(70, "crash")))
+    assert steps_on_disk(tmp_path) == [12, 16]
+    newest = tmp_path / "state-0123456789ab-000000016.pt"
+    damage(newest)
+    with caplog.at_level(logging.INFO):
+        assert trained(tmp_path) == undisturbed
+    assert f"{newest} is not used" in caplog.text and "SHA-256" in caplog.text
+    assert "from step 12" in caplog.text
+
+
+def test_without_intact_state_a_training_starts_over(tmp_path, undisturbed, caplog):
+    with pytest.raises(OSError, match="disk"):
+        trained(tmp_path, task=Regression(Points(70, "crash")))
+    first, second = tmp_path.glob("state-*.pt")
+    damage(first)
+    second.write_bytes(second.read_bytes()[:1000])
+    with caplog.at_level(logging.INFO):
+        assert trained(tmp_path) == undisturbed
+    assert "from step 0" in caplog.text
+
+
+def test_state_of_another_model_is_not_used(tmp_path, caplog):
+    trained(tmp_path)
+    task = Regression()
+    task.model[3] = nn.Linear(16, 2)
+    weights = weights_of(task.model)
+    task.samples = Points(0, "crash")
+    with pytest.raises(OSError, match="disk"):
+        trained(tmp_path, task=task)
+    assert "misshapen 3.weight [1, 16] for [2, 16]" in caplog.text
+    assert weights_of(task.model) == weights
+
+
+def test_state_of_another_recipe_is_neither_used_nor_harmed(tmp_path, undisturbed):
+    trained(tmp_path, settings(seed=6), key="another recipe")
+    assert trained(tmp_path) == undisturbed
+    assert len(list(tmp_path.glob("state-another reci-*.pt"))) == 2
+
+
+def test_removing_states_leaves_only_what_people_look_at(tmp_path):
+    trained(tmp_path, settings(seed=6), key="another recipe")
+    trained(tmp_path)
+    remove_states(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left <= {"metrics.jsonl", "tensorboard"}
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    class Nested(Points):
+        def __getitem__(self, number):
+            with pytest.raises(BadInput, match=r"metrics.jsonl.*one training"):
+                trained(tmp_path)
+            return super().__getitem__(number)
+
+    trained(tmp_path, settings(steps=1), Regression(Nested()))
+
+
+# What it says
+
+
+def test_metrics_are_means_over_the_steps_of_a_report(tmp_path):
+    _, every = trained(tmp_path / "every", settings(report_steps=1))
+    _, some = trained(tmp_path / "some", settings(report_steps=8))
+    assert [line["step"] for line in some] == [8, 16, 20]
+    for line, (first, end) in zip(some, [(0, 8), (8, 16), (16, 20)], strict=True):
+        for name in ("loss", "square", "absolute", "gradient_norm"):
+            mean = np.mean([step[name] for step in every[first:end]])
+            assert line[name] == pytest.approx(mean, rel=1e-12)
+    for line in every:
+        assert line["loss"] == pytest.approx(line["square"] + line["absolute"])
+
+
+def test_the_metrics_file_heals(tmp_path):
+    with pytest.raises(Stopped):
+        trained(tmp_path, task=Regression(Points(45, "SIGTERM")))
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 3}\nrubbi')
+    metrics = train(Regression(), CONFIG, tmp_path, KEY, CPU)
+    assert path.read_bytes() == metrics
+    assert [line["step"] for line in reports(metrics)] == [5, 10, 15, 20]
+
+
+def test_progress_is_a_plain_line(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "gnesf_core.training"):
+        _, metrics = trained(tmp_path)
+    number = r"[\d.e+-]+"
+    pattern = (
+        rf"step 10/20  loss ({number}) \(square {number} absolute {number}\)  "
+        rf"{number} steps/s  {number} items/s  \d+ s left  lr ({number})"
+    )
+    (match,) = [m for m in map(re.compile(pattern).fullmatch, caplog.messages) if m]
+    assert float(match[1]) == pytest.approx(metrics[1]["loss"], rel=0.01)
+    rate = 0.02 * (1 + math.cos(math.pi * 6 / 17)) / 2
+    assert float(match[2]) == pytest.approx(rate, rel=0.05)
+    assert metrics[1]["learning_rate"] == pytest.approx(rate)
+
+
+def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with pytest.raises(OSError, match="disk"):
+        trained(tmp_path, task=Regression(Points(61, "crash")))
+    _, metrics = trained(tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert [step for step, _ in shown] == [5, 10, 15, 20]
+    assert [value for _, value in shown] == pytest.approx([m["loss"] for m in metrics])
+
+
+def test_nan_stops_the_training_and_names_the_samples(tmp_path):
+    message = (
+        r"step 11: loss is nan, square is nan, absolute is nan, gradient_norm is nan; "
+        r"samples of this step: scene4/0, scene4/1, scene4/2, scene4/3; remedy: lower"
+    )
+    with pytest.raises(Diverged, match=message):
+        trained(tmp_path, task=Regression(Points(42, "nan")))
+    assert steps_on_disk(tmp_path) == [4, 8]
+    for path in tmp_path.glob("state-*.pt"):
+        model = torch.load(path, weights_only=True)["model"]
+        assert all(value.isfinite().all() for value in model.values())
+
+
+# Worker processes
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing(tmp_path, undisturbed):
+    with pytest.raises(Stopped):
+        stop = StopAt(30, os.getpid())
+        trained(tmp_path, settings(workers=2), Regression(stop))
+    assert 0 < steps_on_disk(tmp_path)[-1] < CONFIG.steps
+    assert trained(tmp_path, settings(workers=2)) == undisturbed
+
+
+class StopAt(Points):
+    """Sends Ctrl-C to the training process from a worker, and to the worker."""
+
+    def __init__(self, at, process):
+        super().__init__(pause_s=0.02)
+        self.stop_at, self.process = at, process
+
+    def __getitem__(self, number):
+        if number == self.stop_at:
+            os.kill(self.process, signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().__getitem__(number)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_bad_input_is_one_line_from_whichever_process(tmp_path, workers):
+    task = Regression(Points(9, "bad input"))
+    with pytest.raises(BadInput) as caught:
+        trained(tmp_path, settings(workers=workers), task)
+    assert str(caught.value) == "f: p: expected e, found o; remedy: r"
+    assert caught.value.file == "f"
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_an_error_and_not_a_hang(tmp_path):
+    task = Regression(Points(21, "SIGKILL"))
+    with pytest.raises(RuntimeError, match="worker"):
+        trained(tmp_path, settings(workers=1), task)
+
+
+# Several processes
+
+
+def start_pair(folder, config, **arguments):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    return [
+        start_program(
+            folder, config=config, environment=address | {"RANK": rank}, **arguments
+        )
+        for rank in ("0", "1")
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(tmp_path):
+    config = settings(report_steps=1)
+    pair = start_pair(tmp_path / "pair", config, pause_s=0.02)
+    wait_for(pair[0], "step 7/")
+    pair[1].terminate()  # one is told, both stop
+    for process in pair:
+        assert process.wait(60) == 75, process.stderr.read()
+    for process in start_pair(tmp_path / "pair", config):
+        assert process.wait(60) == 0, process.stderr.read()
+    task = Regression(dropout=0.0)
+    _, alone = trained(tmp_path / "alone", config, task)
+    together, _ = read_weights(tmp_path / "pair" / "weights.safetensors")
+    for name, value in task.model.state_dict().items():
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)
+    pair = reports((tmp_path / "pair" / "metrics").read_bytes())
+    assert len(pair) == len(alone)
+    for one, two in zip(alone, pair, strict=True):
+        assert one == pytest.approx(two, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
+    for process in start_pair(tmp_path, settings(batch=3)):
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "batch: expected a multiple of the number of processes, 2" in error
+
+
+@pytest.mark.slow
+def test_the_death_of_one_process_does_not_hang_the_other(tmp_path):
+    pair = start_pair(tmp_path, settings(report_steps=1), pause_s=0.02)
+    wait_for(pair[0], "step 5/")
+    pair[1].kill()
+    assert pair[0].wait(60) != 0
+    pair[1].wait()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_learns_about_the_same_and_still_names_the_samples(tmp_path, undisturbed):
+    device = torch.device("cuda")
+    task = Regression(dropout=0.0)
+    gpu = reports(train(task, CONFIG, tmp_path / "gpu", KEY, device))
+    _, cpu = trained(tmp_path / "cpu", task=Regression(dropout=0.0))
+    for one, two in zip(gpu, cpu, strict=True):
+        assert one == pytest.approx(two, rel=1e-3)
+    train(Regression(), settings(precision="bf16"), tmp_path / "bf16", KEY, device)
+    with pytest.raises(Diverged, match=r"step 11: .*scene4/0, scene4/1"):
+        bad = Regression(Points(42, "nan"))
+        train(bad, settings(state_steps=100), tmp_path / "bad", KEY, device)
+
+
+# Weights on disk
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def test_weights_come_back_with_their_metadata(tmp_path):
+    path, source, target = tmp_path / "a.safetensors", network(), network()
+    nn.init.zeros_(target[0].weight)
+    about = {"recipe": '{"steps": 3}', "classes": "wall\nfl\u00f6\u00f6r"}
+    write_weights(path, source.state_dict(), about)
+    assert load_into(target, path) == about
+    assert weights_of(target) == weights_of(source)
+    assert verify(path) is None
+
+
+def test_equal_weights_are_equal_bytes(tmp_path):
+    path, tensors = tmp_path / "a.safetensors", network().state_dict()
+    about = {letter: letter.upper() for letter in "abcdefgh"}
+    write_weights(path, tensors, about)
+    first = path.read_bytes()
+    for _ in range(3):
+        backwards = dict(reversed(tensors.items())), dict(reversed(about.items()))
+        write_weights(path, *backwards)
+        assert path.read_bytes() == first
+
+
+def test_tensors_that_share_memory_or_are_views_are_written_whole(tmp_path):
+    base = torch.arange(12.0).reshape(3, 4)
+    tensors = {"a": base, "b": base.T, "c": base[1:], "d": base, "e": base[:, 1]}
+    write_weights(tmp_path / "a.safetensors", tensors, {})
+    back, about = read_weights(tmp_path / "a.safetensors")
+    assert about == {}
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda d: {"state_dict": d, "epoch": 3}])
+@pytest.mark.parametrize("new_format", [True, False])
+def test_checkpoints_of_others_are_read(tmp_path, wrap, new_format):
+    path = tmp_path / "model.pth"
+    torch.save(
+        wrap(network().state_dict()), path, _use_new_zipfile_serialization=new_format
+    )
+    target = network()
+    nn.init.zeros_(target[0].weight)
+    assert load_into(target, path) == {}
+    assert weights_of(target) == weights_of(network())
+
+
+class Hostile:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.marker),)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt"])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda x, p: p.write_bytes(pickle.dumps(x))]
+)
+def test_a_hostile_checkpoint_is_refused_and_not_run(tmp_path, suffix, save):
+    marker, path = tmp_path / "marker", tmp_path / f"model{suffix}"
+    save({"state_dict": {"a": Hostile(marker)}}, path)
+    with warnings.catch_warnings(), pytest.raises(BadInput) as caught:
+        warnings.simplefilter("ignore")
+        read_weights(path)
+    assert str(path) in str(caught.value) and "safetensors" in str(caught.value)
+    assert not marker.exists()
+    if save is not torch.save:
+        pickle.loads(path.read_bytes())
+        assert marker.exists()  # it would have
+
+
+def test_every_truncated_weights_file_is_refused(tmp_path):
+    write_weights(tmp_path / "a.safetensors", network().state_dict(), {"a": "b"})
+    torch.save(network().state_dict(), tmp_path / "b.pth")
+    for name in ("a.safetensors", "b.pth"):
+        whole = (tmp_path / name).read_bytes()
+        cut = tmp_path / f"cut_{name}"
+        for length in [*range(0, len(whole), 37), len(whole) - 1]:
+            cut.write_bytes(whole[:length])
+            with pytest.raises(BadInput, match=re.escape(str(cut))):
+                read_weights(cut)
+
+
+def test_published_weights_that_changed_are_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_weights(path, network().state_dict(), {})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="SHA-256"):
+        load_into(network(), path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.zeros(1)], "expected a dict of tensors, found list"),
+        ({"a": torch.zeros(1), "b": 3}, "entry 'b': expected a tensor, found int"),
+        ({"model": {7: torch.zeros(1)}}, "entry 7: expected a tensor"),
+    ],
+)
+def test_what_is_no_state_dict_is_refused(tmp_path, content, message):
+    path = tmp_path / "a.pth"
+    torch.save(content, path)
+    with pytest.raises(BadInput, match=message):
+        read_weights(path)
+
+
+def test_missing_and_unknown_files_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="no such file"):
+        read_weights(tmp_path / "a.safetensors")
+    (tmp_path / "a.zip").touch()
+    with pytest.raises(BadInput, match="ends in .safetensors"):
+        read_weights(tmp_path / "a.zip")
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = network().state_dict()
+    tensors["head.weight"] = tensors.pop("0.weight")
+    tensors["0.bias"] = torch.zeros(7)
+    write_weights(path, tensors, {})
+    model = network()
+    before = weights_of(model)
+    with pytest.raises(BadInput) as caught:
+        load_into(model, path)
+    message = str(caught.value)
+    assert "missing 0.weight; unexpected head.weight; misshapen 0.bias [7] for [4]" in (
+        message
+    )
+    assert weights_of(model) == before
+
+
+def main():
+    folder, config = Path(sys.argv[1]), TrainingConfig(**json.loads(sys.argv[2]))
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    several = "WORLD_SIZE" in os.environ  # each draws its own dropout: leave it out
+    task = Regression(Points(pause_s=float(sys.argv[3])), 0.0 if several else 0.3)
+    try:
+        metrics = train(task, config, folder, KEY, CPU)
+    except Stopped:
+        sys.exit(75)
+    if metrics is not None:
+        write_weights(folder / "weights.safetensors", task.model.state_dict(), {})
+        (folder / "metrics").write_bytes(metrics)
+
+
+if __name__ == "__main__":
+    main()
