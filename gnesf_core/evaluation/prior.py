@@ -109,7 +109,7 @@ def resize(
 ) -> Float32[np.ndarray, "channels height width"]:
     """Interpolate maps bilinearly to (width, height) by the half-pixel rule."""
     values = torch.from_numpy(maps)[None].float()
-    return functional.interpolate(values, size[::-1], mode="bilinear", align_corners=True)[0].numpy()
+    return functional.interpolate(values, size[::-1], mode="bilinear")[0].numpy()
 
 
 class Calibration:

@@ -104,6 +104,12 @@ class SegmenterPrior:
                 scores = self._segmenter.class_scores(stacked)
             yield from scores.float().cpu().numpy()
 
+    def _mixed_precision(self) -> torch.autocast:
+        """Compute in bf16 on GPUs that have it, and never on a CPU."""
+        on_gpu = self._device.type == "cuda"
+        able = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=able)
+
     def _pictures(self, frames: Frames, start: int) -> Iterator[UInt8[Tensor, "3 h w"]]:
         size = self._settings.image_width, self._settings.image_height
 
