@@ -33,12 +33,13 @@ def main(
         about = {"module": module} | asdict(config)
         made_by = provenance("cache_prior", about, inputs, packages=kind.PACKAGES)
         logits = getattr(config, "logits", False)
-        seconds = cache_prior(out, kept, source, logits, made_by)
+        seconds, timed = cache_prior(out, kept, source, logits, made_by)
         with store.PriorMaps(out, kept) as maps:
             bill = {
                 "prior": prior,
                 "scene": kept.scene,
                 "frames": len(kept),
+                "frames_timed": timed,
                 "seconds": seconds,
                 "device": str(where),
                 "threads": torch.get_num_threads(),

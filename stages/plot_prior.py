@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from gnesf_core.data import store
 from gnesf_core.data.publish import publish
@@ -16,7 +15,7 @@ from gnesf_core.evaluation.semantics import confusion
 from gnesf_core.labels import CLASS_NAMES, IGNORE
 from gnesf_core.viz.picture import class_colors
 from stages.cli import run
-from stages.plot_style import plt
+from stages.plot_style import class_legend, plt
 
 ROWS = 4
 WIDTH_INCHES, DPI = 11.0, 128
@@ -42,7 +41,7 @@ def main(prior_file: Path, frames: Path, out: Path, prior: str) -> None:
         figure.suptitle(f"{kept.scene}, as {prior} sees it", fontsize=12)
     _draw_scale(figure, cells[-1, 2])
     present = np.unique(np.concatenate(shown))
-    figure.legend(handles=_legend(present), loc="outside lower center", ncols=7)
+    figure.legend(handles=class_legend(present), loc="outside lower center", ncols=7)
     with publish(out) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
 
@@ -109,15 +108,6 @@ def _draw_scale(figure: Figure, cell: Axes) -> None:
     bar.set_xticks(np.log(ALIKE) / np.log(len(CLASS_NAMES)), ALIKE)
     bar.set_xlabel("classes in question", fontsize=8, labelpad=1)
     bar.tick_params(labelsize=8)
-
-
-def _legend(labels: np.ndarray) -> list[Patch]:
-    names = {IGNORE: "no class"} | dict(enumerate(CLASS_NAMES))
-    colors = class_colors(labels) / 255
-    return [
-        Patch(color=color, label=names[label])
-        for color, label in zip(colors, labels.tolist(), strict=True)
-    ]
 
 
 if __name__ == "__main__":

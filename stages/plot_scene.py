@@ -3,15 +3,14 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.patches import Patch
 
 from gnesf_core.data.meshes import read_mesh
 from gnesf_core.data.publish import publish
 from gnesf_core.data.scannet import read_mesh_labels
-from gnesf_core.labels import CLASS_NAMES, IGNORE, train_ids_from_nyu40
+from gnesf_core.labels import train_ids_from_nyu40
 from gnesf_core.viz import picture
 from stages.cli import run
-from stages.plot_style import plt
+from stages.plot_style import class_legend, plt
 
 SIZE = (640, 480)
 WIDTH_INCHES = 4.2  # of a picture
@@ -38,19 +37,10 @@ def main(meshes: list[Path], truth: Path, out: Path, fields: list[str]) -> None:
     for cell, name in zip(axes[0], [*fields, "ground truth"], strict=True):
         cell.set_title(name, fontsize=12)
     present = np.unique(np.concatenate([labels for _, _, labels in surfaces]))
-    legend = _legend(present)
+    legend = class_legend(present)
     figure.legend(handles=legend, loc="outside lower center", ncols=4 * columns)
     with publish(out) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-
-
-def _legend(labels: np.ndarray) -> list[Patch]:
-    names = {IGNORE: "no class"} | dict(enumerate(CLASS_NAMES))
-    colors = picture.class_colors(labels) / 255
-    return [
-        Patch(color=color, label=names[label])
-        for color, label in zip(colors, labels.tolist(), strict=True)
-    ]
 
 
 if __name__ == "__main__":

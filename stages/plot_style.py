@@ -1,9 +1,14 @@
 """One look for all figures."""
 
 import matplotlib
+import numpy as np
+from matplotlib.patches import Patch
+
+from gnesf_core.labels import CLASS_NAMES, IGNORE
+from gnesf_core.viz.picture import class_colors
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import matplotlib.pyplot as plt  # noqa: E402
 
 # Told apart by people with any colour vision, and in print (Okabe and Ito).
 # More fields than inks: the next round is hatched.
@@ -23,3 +28,13 @@ plt.rcParams.update(
         "svg.hashsalt": "gnesf",  # equal tables give equal files
     }
 )
+
+
+def class_legend(labels: np.ndarray) -> list[Patch]:
+    """Return a patch with a name for each class id."""
+    names = {IGNORE: "no class"} | dict(enumerate(CLASS_NAMES))
+    colors = class_colors(labels) / 255
+    return [
+        Patch(color=color, label=names[label])
+        for color, label in zip(colors, labels.tolist(), strict=True)
+    ]

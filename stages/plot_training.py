@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from gnesf_core.data.publish import publish, verify
+from gnesf_core.data.publish import publish, read_text
 from gnesf_core.errors import BadInput
 from stages.cli import run
 from stages.plot_style import INKS, plt
@@ -41,11 +41,7 @@ def main(metrics: Path, out: Path, name: str) -> None:
 
 def read_metrics(path: Path) -> pd.DataFrame:
     """Return the numbers of every line, by step; the last line about a step counts."""
-    complaint = verify(path)
-    if complaint is not None:
-        place, found = complaint
-        raise _refusal(path, place, "the bytes that were published", found)
-    lines = path.read_text(errors="replace").splitlines()
+    lines = read_text(path).splitlines()
     entries = [_entry(path, number, line) for number, line in enumerate(lines, 1)]
     if not entries:
         raise _refusal(path, "content", "a line per reported step", "nothing")

@@ -89,8 +89,8 @@ def write_json(path: Path, payload: Any) -> None:
     write_text(path, json.dumps(payload, indent=1, sort_keys=True, allow_nan=False))
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON result of ours and refuse one that changed since it was written."""
+def read_text(path: Path) -> str:
+    """Read a text of ours and refuse one that changed since it was written."""
     complaint = verify(path)
     if complaint is not None:
         raise BadInput(
@@ -100,7 +100,12 @@ def read_json(path: Path) -> Any:
             found=complaint[1],
             remedy="delete the file and run snakemake again",
         )
-    return json.loads(path.read_text())
+    return path.read_text()
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON result of ours, as `read_text` does."""
+    return json.loads(read_text(path))
 
 
 def verify(path: Path) -> tuple[str, str] | None:

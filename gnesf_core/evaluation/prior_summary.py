@@ -98,12 +98,13 @@ def cost_of(costs: Sequence[Scores]) -> dict[str, Any]:
     """Sum what caching one prior's scenes took; nothing is known without `costs`."""
     frames = sum(cost["frames"] for cost in costs)
     seconds = sum(cost["seconds"] for cost in costs)
+    timed = sum(cost["frames_timed"] for cost in costs)
     stored = sum(cost["stored_bytes"] for cost in costs)
     places = {f"{cost['device']}, {cost['threads']} threads" for cost in costs}
     return {
         "cached_scenes": len(costs),
         "cached_frames": frames,
-        "frames_per_second": frames / seconds if seconds else None,
+        "frames_per_second": timed / seconds if seconds else None,
         "bytes_per_frame": stored / frames if frames else None,
         "megabytes_per_scene": stored / len(costs) / 1e6 if costs else None,
         "cached_on": " / ".join(sorted(places)),

@@ -26,8 +26,11 @@ _REPORT_SECONDS = 10.0
 
 def cache_prior(
     path: Path, frames: Frames, prior: Prior, logits: bool, made_by: Mapping[str, Any]
-) -> float:
-    """Write the `prior` file of a scene; return the seconds that its maps took."""
+) -> tuple[float, int]:
+    """Write the `prior` file of a scene; return seconds, and how many maps they made.
+
+    Maps that an earlier run had made already are not among them.
+    """
     size = prior.map_size(frames)
     with (
         write_prior(path, frames, size, logits, made_by) as writer,
@@ -47,7 +50,7 @@ def cache_prior(
                 log.info("%d of %d frames, %.1f frames/s, %.0f s left", *progress)
         seconds = time.monotonic() - started
     journal.remove()
-    return seconds
+    return seconds, len(frames) - before
 
 
 class Journal:

@@ -266,8 +266,10 @@ def test_a_scene_without_labels_is_refused_by_the_name_of_its_frames(tmp_path):
 def test_costs_are_added_before_they_are_divided():
     bill = {"prior": "p", "device": "cpu", "threads": 2}
     costs = [
-        bill | {"frames": 10, "seconds": 1.0, "stored_bytes": 1_000_000},
-        bill | {"frames": 30, "seconds": 7.0, "stored_bytes": 5_000_000},
+        bill
+        | {"frames": 10, "frames_timed": 10, "seconds": 1.0, "stored_bytes": 1_000_000},
+        bill
+        | {"frames": 30, "frames_timed": 30, "seconds": 7.0, "stored_bytes": 5_000_000},
     ]
 
     cost = prior_summary.cost_of(costs)

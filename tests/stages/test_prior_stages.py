@@ -103,7 +103,13 @@ def test_tables_name_every_pooling_and_add_up_costs(scene, tmp_path):
         maps_file, frames_file = scene / f"{prior}.h5", scene / "scene0000_00.h5"
         evaluate_prior.main(maps_file, frames_file, scores[-1], prior)
     costs.append(tmp_path / "cost.json")
-    bill = {"prior": "good", "scene": "scene0000_00", "frames": 6, "seconds": 1.5}
+    bill = {
+        "prior": "good",
+        "scene": "scene0000_00",
+        "frames": 6,
+        "frames_timed": 6,
+        "seconds": 1.5,
+    }
     bill |= {"device": "cpu", "threads": 2, "stored_bytes": 12_000}
     write_json(costs[0], bill)
     names = ("priors", "classes", "frames", "markdown", "html")

@@ -2,7 +2,6 @@
 
 import pytest
 
-
 from workflow.recipes import resolve
 
 
