@@ -24,7 +24,6 @@ include: "workflow/rules/common.smk"
 rule all:
     input:
         results("frames/{scene}.h5", scene=SCENES),
-        results("targets/{scene}.h5", scene=SCENES),
         PRIOR_RESULTS,
         results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]),
         results("figures/{split}_classes.svg", split=SCORED_SPLITS),

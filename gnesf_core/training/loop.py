@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from gnesf_core.config import TrainingConfig
-from gnesf_core.errors import BadInput
+from gnesf_core.errors import BadInput, Stopped
 from gnesf_core.shapes import Float
 from gnesf_core.training.distributed import Team, joined
 from gnesf_core.training.report import Report
@@ -61,10 +61,6 @@ class Task(Protocol):
     def parameter_groups(self, config: TrainingConfig) -> list[dict[str, Any]]:
         """Return groups for AdamW, each with its `lr` before the schedule."""
         ...
-
-
-class Stopped(Exception):  # noqa: N818 (nothing went wrong)
-    """The training was asked to stop and did; its state is on disk."""
 
 
 def train(

@@ -12,15 +12,11 @@ import torch
 from torch import Tensor
 
 from gnesf_core.config import TrainingConfig
-from gnesf_core.errors import BadInput
+from gnesf_core.errors import BadInput, Diverged
 from gnesf_core.shapes import Float
 from gnesf_core.training.distributed import Team
 
 log = logging.getLogger(__name__)
-
-
-class Diverged(ArithmeticError):
-    """A loss or a gradient is not finite."""
 
 
 class Report:

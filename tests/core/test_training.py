@@ -26,9 +26,8 @@ from torch import nn
 
 from gnesf_core.config import TrainingConfig
 from gnesf_core.data.publish import verify
-from gnesf_core.errors import BadInput
-from gnesf_core.training.loop import STOP_SIGNALS, Stopped, rate_factor, train
-from gnesf_core.training.report import Diverged
+from gnesf_core.errors import BadInput, Diverged, Stopped
+from gnesf_core.training.loop import STOP_SIGNALS, rate_factor, train
 from gnesf_core.training.state import remove_states
 from gnesf_core.training.weights import load_into, read_weights, write_weights
 

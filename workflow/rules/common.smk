@@ -80,10 +80,14 @@ def settings(section):
     return json.dumps(config[section], sort_keys=True)
 
 
-def room_settings():
+def room_settings(wildcards):
     """Hand a room its settings; how many others there are is none of its business."""
-    values = config["synthrooms"].items()
-    return json.dumps({k: v for k, v in values if not k.startswith("scenes_")})
+    values = dict(config["synthrooms"])
+    frames_train = values.pop("frames_train")
+    if wildcards.scene in SPLITS["train"]:
+        values["frames"] = frames_train
+    counts = ("scenes_train", "scenes_val", "scenes_test")
+    return json.dumps({k: v for k, v in values.items() if k not in counts})
 
 
 def count_settings():

@@ -59,7 +59,7 @@ rule synthesize_scene:
         "../../environment.yml"
     params:
         *code("synthesize_scene"),
-        config=room_settings(),
+        config=room_settings,
         folder=subpath(output[0], parent=True),
         labelled=1,
     message:
@@ -78,6 +78,6 @@ use rule synthesize_scene as synthesize_test_scene with:
         f"{SYNTHROOMS}/scans_test/{{scene}}/{{scene}}_vh_clean_2.ply",
     params:
         *code("synthesize_scene"),
-        config=room_settings(),
+        config=room_settings,
         folder=subpath(output[0], parent=True),
         labelled=0,
