@@ -44,18 +44,19 @@ def losses(
     layers: Sequence[Prediction],
     labels: UInt8[Tensor, "b h w"],
 ) -> dict[str, Float[Tensor, ""]]:
-    """Return the weighted losses of all layers, and of the last one's class map.
+    """Return the weighted losses, added over layers, and of the last one's class map.
 
-    Each layer is matched and compared on its own; names end in the layer's number. The
-    pixel loss is there if it has a weight.
+    Each layer is matched and compared on its own. The pixel loss is there if it has a
+    weight.
     """
     result: dict[str, Tensor] = {}
     shown = classes_present(labels)
     share = 1 / _mean_over_processes(shown.sum().float()).clamp(min=1)
     with torch.autocast(labels.device.type, enabled=False):
-        for number, layer in enumerate(layers):
+        for layer in layers:
             parts = _layer_losses(settings, layer, labels, shown, share)
-            result |= {f"{name}_{number}": value for name, value in parts.items()}
+            for name, value in parts.items():
+                result[name] = result.get(name, 0) + value
         if settings.pixel_weight > 0:
             scores = class_scores(layers[-1])
             result["pixel"] = settings.pixel_weight * pixel_loss(scores, labels)
