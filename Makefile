@@ -29,7 +29,7 @@ demo: env
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --cores
 	PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --report report.html
 	@echo
-	@cat results/synthrooms/tables/val.md
+	@cat results/synthrooms/tables/priors_val.md results/synthrooms/tables/val.md
 	@echo
 	@echo "Pictures and tables: report.html; meshes: results/synthrooms/fields/"
 

@@ -13,9 +13,10 @@ size, classes and masks are multiplied there, in float32. `full` layouts store t
 2D scores pool the pixels of all frames, 3D scores the vertices of all true meshes, by
 ScanNet's rules; the `mean` rule votes the maps onto the fused surface. Differences are
 in points, from the reference; "in truth" is that of mIoU over classes that the truth
-has: a class that comes and goes with one wrong vertex cannot disturb it. "moved" is the share of pixels or vertices that got
-another class than from it. What `native fp32` loses, the small size loses; the second
-table has it for its reference and shows what rounding alone does.
+has: a class that one wrong vertex brings in cannot disturb it. "moved" is the share of
+pixels or vertices that got another class than from the reference. What `native fp32`
+loses, the small size loses; the second table takes it for its reference and shows what
+rounding alone does.
 
 Rates are those of one thread, from a file in memory, one chunk per frame, checksums
 included, nothing kept in HDF5's own cache; fp16 gets the shuffle filter where h5py

@@ -22,18 +22,22 @@ def main(
     recipe: str,
     weights: Path | None = None,
     device: str = "cpu",
+    code: str = "",
 ) -> None:
-    """Write the maps by `gnesf_core.priors.<module>`, and what they cost."""
+    """Write the maps by `gnesf_core.priors.<module>`, and what they cost.
+
+    Goes on where a killed run of the same `code` stopped.
+    """
     kind = importlib.import_module(f"gnesf_core.priors.{module}")
     config = settings(kind.Settings, recipe, "--recipe")
     where = device_named(device)
     with store.Frames(frames) as kept:
         source = kind.open_prior(config, weights, where)
         inputs = {"frames": kept.fingerprint} | source.inputs(kept)
-        about = {"module": module} | asdict(config)
+        about = {"module": module, "device": where.type} | asdict(config)
         made_by = provenance("cache_prior", about, inputs, packages=kind.PACKAGES)
         logits = getattr(config, "logits", False)
-        seconds, timed = cache_prior(out, kept, source, logits, made_by)
+        seconds, timed = cache_prior(out, kept, source, logits, made_by, code)
         with store.PriorMaps(out, kept) as maps:
             bill = {
                 "prior": prior,

@@ -9,7 +9,7 @@ import torch
 
 from gnesf_core.config import SegmentationDataConfig, TrainingConfig
 from gnesf_core.data.provenance import provenance, recipe_digest
-from gnesf_core.data.publish import write_bytes
+from gnesf_core.data.publish import sha256_of, write_bytes
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.priors.crops import Crops
 from gnesf_core.priors.training import SegmentationTask
@@ -38,17 +38,19 @@ def main(
     torch.manual_seed(training.seed)
     segmenter = backend.build(sizes)
     size = sizes.image_width, sizes.image_height
-    crops = Crops(frames, data, size, training.seed)
+    crops = Crops(sorted(frames), data, size, training.seed)
     about = {
         "module": module,
+        "device": torch.device(device).type,
         "settings": asdict(sizes),
         "data": asdict(data),
         "training": asdict(training),
     }
-    made_by = provenance(
-        "train_prior", about, crops.fingerprints, training.seed, backend.PACKAGES
-    )
-    key = recipe_digest({"made_by": made_by, "code": code})
+    sources = {str(path): sha256_of(path) for path in backend.sources(sizes)}
+    inputs = crops.fingerprints | sources
+    made_by = provenance("train_prior", about, inputs, training.seed, backend.PACKAGES)
+    # A run that goes on with fewer cores is the same training still.
+    key = recipe_digest({"made_by": made_by | {"threads": None}, "code": code})
     workspace = out.parent / "training"
     task = SegmentationTask(segmenter, crops)
     lines = loop.train(task, training, workspace, key, device_named(device))

@@ -5,8 +5,12 @@ from typing import Any
 
 
 def resolve(section: str, recipes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return recipes without `extends`: each is laid over the recipe it extends."""
-    return {name: _resolved(section, recipes, name, ()) for name in recipes}
+    """Return recipes without `extends`: each is laid over the recipe it extends.
+
+    A recipe that is null is left out, so that an overlay can drop one.
+    """
+    there = {name: recipe for name, recipe in recipes.items() if recipe is not None}
+    return {name: _resolved(section, there, name, ()) for name in there}
 
 
 def _resolved(

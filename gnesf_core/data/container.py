@@ -176,7 +176,16 @@ class Container:
             self._refuse("attribute scene", scene, attributes.get("scene"))
         self.scene: str = attributes["scene"]
         self.fingerprint: str = attributes["fingerprint"]
-        self.provenance: dict[str, Any] = json.loads(attributes["provenance"])
+        self.provenance: dict[str, Any] = self._provenance(attributes["provenance"])
+
+    def _provenance(self, text: str) -> dict[str, Any]:
+        try:
+            about = json.loads(text)
+        except (TypeError, ValueError):
+            about = None
+        if not (isinstance(about, dict) and isinstance(about.get("inputs"), dict)):
+            self._refuse("attribute provenance", "a JSON object with inputs", text)
+        return about
 
     def expect_input(self, role: str, fingerprint: str) -> None:
         """Refuse this file if it was made from another `role` than the given one."""
@@ -252,7 +261,7 @@ class Container:
         place = (index, *[0] * len(shape))
         try:
             mask, stream = dataset.id.read_direct_chunk(place)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
             self._refuse(f"{dataset.name}[{index}]", "a whole chunk", error)
         if mask != _ONLY_DEFLATED or dataset.chunks != (1, *shape):
             return self.read(dataset, index)

@@ -9,6 +9,7 @@ process that uses them: an HDF5 handle does not survive a fork.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import numpy as np
 from gnesf_core.data import images
 from gnesf_core.data.container import Container, ContainerWriter, write_container
 from gnesf_core.data.scan import ScanInfo
+from gnesf_core.errors import BadInput
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.shapes import Bool, Float32, Float64, Int64, UInt8
 
@@ -296,10 +298,20 @@ class PriorWriter:
 
     def record(self, scores: Float32[np.ndarray, "classes h w"]) -> np.ndarray:
         """Return what is stored of one frame's class scores."""
+        if not (np.isfinite(scores).all() and (scores >= 0).all()):
+            raise BadInput(
+                self._writer.file.filename,
+                f"kept frame {self._next}",
+                expected="class scores >= 0",
+                found="negative or not finite ones",
+                remedy="look at the weights or the maps that the prior is made of",
+            )
         record = np.empty((), self.record_type)
         record["probabilities"] = quantize_probabilities(scores)
         if "logits" in self._datasets:
-            record["logits"] = np.log(np.maximum(scores, SMALLEST_SCORE))
+            logits = np.log(np.maximum(scores, SMALLEST_SCORE))
+            # Where nothing is known no class has a logit, and blends of them skip it.
+            record["logits"] = np.where(scores.any(axis=0), logits, -np.inf)
         return record
 
     def put(self, record: np.ndarray) -> None:
@@ -313,6 +325,7 @@ class PriorWriter:
         self.put(self.record(scores))
 
 
+_MOST_MAP_PIXELS = 1 << 24
 SMALLEST_SCORE = 1e-7  # below, a logarithm says nothing about the class any more
 
 
@@ -361,6 +374,9 @@ class PriorMaps(Container):
         self.expect_input("frames", frames.fingerprint)
         shape = (len(frames), len(CLASS_NAMES), None, None)
         self._probabilities = self.dataset("probabilities", "u1", shape)
+        if math.prod(self._probabilities.shape[2:]) > _MOST_MAP_PIXELS:
+            size = self._probabilities.shape[2:]
+            self._refuse("map size", f"at most {_MOST_MAP_PIXELS} pixels", size)
         self.map_size: tuple[int, int] = self._probabilities.shape[:1:-1]
         self._logits: h5py.Dataset | None = None
         if self.has("logits"):

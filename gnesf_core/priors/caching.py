@@ -25,16 +25,22 @@ _REPORT_SECONDS = 10.0
 
 
 def cache_prior(
-    path: Path, frames: Frames, prior: Prior, logits: bool, made_by: Mapping[str, Any]
+    path: Path,
+    frames: Frames,
+    prior: Prior,
+    logits: bool,
+    made_by: Mapping[str, Any],
+    code: str = "",
 ) -> tuple[float, int]:
     """Write the `prior` file of a scene; return seconds, and how many maps they made.
 
-    Maps that an earlier run had made already are not among them.
+    Maps that an earlier run had made already are not among them; it must have been of
+    the same `code`.
     """
     size = prior.map_size(frames)
     with (
         write_prior(path, frames, size, logits, made_by) as writer,
-        Journal(path, made_by, writer) as journal,
+        Journal(path, {"code": code, "made_by": made_by}, writer) as journal,
     ):
         started = reported = time.monotonic()
         before = journal.count
@@ -56,16 +62,14 @@ def cache_prior(
 class Journal:
     """What is done of a file that is being made, for whoever goes on with it."""
 
-    def __init__(
-        self, path: Path, made_by: Mapping[str, Any], writer: PriorWriter
-    ) -> None:
+    def __init__(self, path: Path, key: Mapping[str, Any], writer: PriorWriter) -> None:
         self._path = path.with_name(f".{path.name}.journal")
         self._writer = writer
         self.count = 0
         # O_NOFOLLOW: a link planted under this name must not lead us away.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.fdopen(os.open(self._path, flags, 0o666), "r+b")
-        heading = json.dumps(made_by, sort_keys=True).encode() + b"\n"
+        heading = json.dumps(key, sort_keys=True).encode() + b"\n"
         end = self._replay(heading)
         if end == 0:
             self._file.seek(0)

@@ -22,7 +22,7 @@ from gnesf_core.shapes import Bool, Float32, Float64, UInt8
 
 log = logging.getLogger(__name__)
 
-_OPEN_FILES = 32
+_OPEN_FILES = 256
 _PRESENT_SHARE = 1e-3  # of the pixels, from which on a frame counts as showing a class
 
 
@@ -36,6 +36,14 @@ class Crops:
         size: tuple[int, int],
         seed: int,
     ) -> None:
+        if config.scale_min > config.scale_max:
+            raise BadInput(
+                "settings",
+                "scale_min",
+                expected=f"at most scale_max, {config.scale_max}",
+                found=config.scale_min,
+                remedy="exchange the two in the recipe",
+            )
         self._paths = list(paths)
         self._config = config
         self._size = size
@@ -52,7 +60,8 @@ class Crops:
                 found=f"none of the kind {config.frames!r} in {len(self._paths)} files",
                 remedy="check `frames` of the recipe and the labels of the scans",
             )
-        self._shares = frame_shares(np.concatenate(present), config.balance)
+        shares = frame_shares(np.concatenate(present), config.balance)
+        self._shares_up_to = np.cumsum(shares)
 
     def _survey(self, scene: int) -> Bool[np.ndarray, "frames classes"]:
         """List a scene's frames, and which classes each shows if that matters."""
@@ -75,7 +84,8 @@ class Crops:
 
     def __getitem__(self, number: int) -> dict[str, Tensor | str]:
         rng = np.random.default_rng((self._seed, number))
-        scene, position = self._choices[rng.choice(len(self._choices), p=self._shares)]
+        drawn = np.searchsorted(self._shares_up_to, rng.random(), side="right")
+        scene, position = self._choices[min(drawn, len(self._choices) - 1)]
         frames = self._frames(scene)
         picture, labels = crop(
             frames.color(position),

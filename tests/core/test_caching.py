@@ -195,3 +195,43 @@ def test_long_work_says_how_long_it_takes(tmp_path, frames, caplog, monkeypatch)
     with caplog.at_level(logging.INFO):
         cached(tmp_path / "p.h5", frames, RandomPrior())
     assert any("frames/s" in line and "left" in line for line in caplog.messages)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.5])
+def test_scores_that_mean_nothing_are_refused(tmp_path, frames, bad):
+    class Broken(RandomPrior):
+        def scores(self, frames, start):
+            for number, scores in enumerate(super().scores(frames, start)):
+                scores[3, 2, 1] = bad if number == 2 else scores[3, 2, 1]
+                yield scores
+
+    path = tmp_path / "p.h5"
+    with pytest.raises(BadInput, match=r"partial: kept frame 2: expected class"):
+        cached(path, frames, Broken())
+    assert not path.exists()
+
+
+def test_pixels_of_which_nothing_is_known_have_no_logits(tmp_path, frames):
+    class Void(RandomPrior):
+        def scores(self, frames, start):
+            for scores in super().scores(frames, start):
+                scores[:, :3] = 0
+                yield scores
+
+    path = tmp_path / "p.h5"
+    cached(path, frames, Void(), logits=True)
+    with PriorMaps(path, frames) as maps:
+        assert (maps.probabilities(1)[:, :3] == 0).all()
+        assert np.isneginf(maps.logits(1)[:, :3]).all()
+        assert np.isfinite(maps.logits(1)[:, 3:]).all()
+
+
+def test_what_other_code_left_is_not_taken_over(tmp_path, frames):
+    path = tmp_path / "p.h5"
+    with pytest.raises(Pulled):
+        cache_prior(
+            path, frames, RandomPrior(dies_at=3), False, made_by(frames), "before"
+        )
+    second = RandomPrior()
+    cache_prior(path, frames, second, False, made_by(frames), "after")
+    assert second.computed == list(range(6))

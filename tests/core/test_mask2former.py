@@ -498,9 +498,9 @@ def test_a_model_of_the_zoo_is_built_for_our_classes_without_a_network(monkeypat
     segmenter = built(mask2former_mmseg, changed(model=name, matching="hungarian"))
 
     losses = seeded_losses(segmenter, two_rooms())
-    assert len(segmenter.network.decode_head.transformer_decoder.layers) == 9
-    assert set(losses) > {"class_9", "mask_9", "dice_9"}
+    assert all(value.isfinite() for value in losses.values())
     with torch.no_grad():
+        assert len(segmenter.layers(pictures())) == 10  # nine layers, and the queries
         assert segmenter.eval().class_scores(pictures()).shape == (2, 20, 16, 16)
     with pytest.raises(ValueError, match="20 queries, not 100"):
         built(mask2former_mmseg, changed(model=name, matching="class"))

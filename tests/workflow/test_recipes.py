@@ -17,6 +17,12 @@ def test_a_recipe_takes_over_what_it_does_not_say_itself():
     assert resolved["c"] == resolved["b"] | {"weights": "w.safetensors"}
 
 
+def test_a_recipe_that_is_null_is_left_out():
+    assert resolve("fields", {"a": {"x": 1}, "b": None}) == {"a": {"x": 1}}
+    with pytest.raises(ValueError, match="no such recipe"):
+        resolve("fields", {"a": None, "b": {"extends": "a"}})
+
+
 def test_recipes_stay_apart():
     resolved = resolve(
         "f", {"a": {"s": {"x": 1}}, "b": {"extends": "a", "s": {"z": 2}}}

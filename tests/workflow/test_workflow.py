@@ -52,15 +52,23 @@ def changed(finished, tmp_path):
 
 def test_a_bare_clone_plans_the_whole_demo(tree):
     jobs = tree.planned()
-    assert jobs["synthesize_scene"] == 16 and jobs["synthesize_test_scene"] == 2
-    assert jobs["extract_frames"] == jobs["fuse_targets"] == 18
-    assert jobs["extract_mesh"] == jobs["evaluate_scene"] == 4
-    assert jobs["summarize"] == 1
+    assert jobs["synthesize_scene"] == 36 and jobs["synthesize_test_scene"] == 2
+    assert jobs["extract_frames"] == 38 and jobs["train_prior"] == 1
+    scenes, priors, fields = 4, 3, 4
+    assert jobs["fuse_targets"] == jobs["plot_scene"] == scenes
+    assert jobs["cache_prior"] == jobs["evaluate_prior"] == scenes * priors
+    assert jobs["extract_mesh"] == jobs["evaluate_scene"] == scenes * fields
+    assert jobs["summarize"] == jobs["summarize_priors"] == 1
 
 
 def test_the_run_ends_in_tables_pictures_and_meshes(finished):
     results = finished.root / "results/synthrooms"
-    assert "mIoU" in (results / "tables/val.md").read_text()
+    table = (results / "tables/val.md").read_text()
+    assert "| oracle |" in table and "| mask2former-mean |" in table
+    table = (results / "tables/priors_val.md").read_text()
+    assert "| mask2former |" in table and "| labels |" in table
+    assert (results / "figures/priors/mask2former/scene0001_00.png").exists()
+    assert (results / "figures/priors/mask2former/training.svg").exists()
     assert (results / "fields/oracle/scene0001_00.ply").stat().st_size > 10_000
     assert (results / "figures/scenes/scene0001_00.png").exists()
     leftovers = [p for p in results.rglob("*") if p.name.endswith(".partial")]
@@ -82,19 +90,27 @@ def test_a_comment_or_docstring_reruns_nothing(changed):
 
 SCORED = {"evaluate_scene", "summarize", "plot_classes", "all"}
 MESHED = SCORED | {"extract_mesh", "plot_scene"}
+JUDGED = {"evaluate_prior", "summarize_priors", "all"}
+CACHED = MESHED | JUDGED | {"cache_prior", "plot_prior"}
+TRAINED = CACHED | {"train_prior", "plot_training"}
 
 
 @pytest.mark.parametrize(
     ("name", "old", "new", "rules"),
     [
         ("gnesf_core/evaluation/semantics.py", "truth_valid = counts[:CLASSES]",
-         "truth_valid = +counts[:CLASSES]", SCORED),
+         "truth_valid = +counts[:CLASSES]", SCORED | JUDGED | {"plot_prior"}),
         ("gnesf_core/geometry/tsdf.py", "MOST_VOXELS = 2**28", "MOST_VOXELS = 2**27",
          MESHED | {"fuse_targets"}),
         ("gnesf_core/data/keyframes.py", "taken: list[int] = []",
-         "taken: list[int] = list()", MESHED | {"fuse_targets", "extract_frames"}),
+         "taken: list[int] = list()", TRAINED | {"fuse_targets", "extract_frames"}),
         ("gnesf_core/viz/picture.py", "_MARGIN = 0.94", "_MARGIN = 0.93",
          {"plot_scene", "all"}),
+        ("gnesf_core/evaluation/prior.py", "CONFIDENCE_BINS = 10",
+         "CONFIDENCE_BINS = 11", JUDGED),
+        ("gnesf_core/training/loop.py", "** 0.9", "** 0.95", TRAINED),
+        ("gnesf_core/priors/labels.py", "areas.ravel(), count)",
+         "+areas.ravel(), count)", CACHED),
         ("gnesf_core/fields/fusion.py", "_NO_COLOR = 127", "_NO_COLOR = 128", MESHED),
     ],
 )  # fmt: skip
@@ -111,16 +127,41 @@ def test_a_changed_value_reruns_only_what_reads_it(changed):
     assert set(jobs) == {"evaluate_scene", "summarize", "plot_classes", "all"}
 
 
+def test_a_changed_recipe_reruns_only_its_own_prior(changed):
+    more = changed.root / "more.yaml"
+    more.write_text("priors: {labels: {settings: {map_width: 81}}}\n")
+    jobs = changed.planned(*TINY, "more.yaml")
+    assert jobs["cache_prior"] == jobs["evaluate_prior"] == 1
+    assert jobs["extract_mesh"] == 1 and "train_prior" not in jobs
+    more.write_text("priors: {mask2former: {training: {steps: 7}}}\n")
+    jobs = changed.planned(*TINY, "more.yaml")
+    assert jobs["train_prior"] == jobs["cache_prior"] == jobs["extract_mesh"] == 1
+
+
+def test_weights_take_the_place_of_training(changed):
+    weights = "results/synthrooms/priors/mask2former/model.safetensors"
+    (changed.root / "mine.safetensors").hardlink_to(changed.root / weights)
+    (changed.root / "more.yaml").write_text(
+        "priors: {mask2former: {weights: mine.safetensors}}\n"
+    )
+    changed.edit("gnesf_core/training/loop.py", "** 0.9", "** 0.95")
+    jobs = changed.planned(*TINY, "more.yaml")
+    assert "train_prior" not in jobs and jobs["cache_prior"] == 1
+
+
 def test_more_scenes_leave_those_alone_that_are_there(changed):
     (changed.root / "more.yaml").write_text("synthrooms: {scenes_test: 2}\n")
     jobs = changed.planned(*TINY, "more.yaml")
-    made = ("synthesize_test_scene", "extract_frames", "fuse_targets", "all")
+    made = ("synthesize_test_scene", "extract_frames", "all")
     assert jobs == dict.fromkeys(made, 1)
 
 
 def test_chapters_have_names(finished):
-    for target in ("frames", "targets", "meshes", "evaluation", "figures"):
+    for target in ("frames", "meshes", "evaluation", "figures"):
         assert finished.planned(target, *TINY) == {}
+    # What nothing else asks for yet: targets and maps of scenes that are not scored.
+    assert finished.planned("targets", *TINY)["fuse_targets"] == 2
+    assert finished.planned("priors", *TINY)["cache_prior"] == 2 * 2
     jobs = finished.planned("submission", *TINY)
     assert jobs["export_labels"] == 1 and jobs["pack_submission"] == 1
 
@@ -165,6 +206,11 @@ def test_a_damaged_scan_fails_alone_and_is_named(changed):
         ("dataset: synthrooms", "dataset: synthroms", "synthroms"),
         ("dataset: synthrooms", "dataset: ../../x", "../../x"),
         ("  oracle:\n", "  ../oracle:\n", "../oracle"),
+        ("    prior: labels\n", "    prior: lables\n", "lables"),
+        ("{extends: oracle,", "{extends: orakel,", "orakel"),
+        ("matching: class\n", "matching: clas\n", "clas"),
+        ("      queries: 20\n", "      queries: 30\n", "30"),
+        ("      image_width: 128\n", "      image_width: 130\n", "130"),
     ],
 )
 def test_a_typo_in_the_config_is_refused_by_name(tree, old, new, message):
@@ -221,11 +267,23 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
 
 def test_every_profile_and_overlay_parses(tree):
     for overlay in ("config/scannet.yaml",):
-        for split in ("train", "val", "test"):
-            path = tree.root / f"resources/scannet/scannetv2_{split}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("")
-        assert tree.planned("--configfile", overlay) is not None
+        raw = tree.root / "resources/scannet"
+        for number, split in enumerate(("train", "val", "test")):
+            raw.mkdir(parents=True, exist_ok=True)
+            (raw / f"scannetv2_{split}.txt").write_text(f"scene000{number}_00\n")
+            scan = raw / ("scans_test" if split == "test" else "scans")
+            scan = scan / f"scene000{number}_00" / f"scene000{number}_00"
+            scan.parent.mkdir(parents=True)
+            for end in (".sens", "_vh_clean_2.labels.ply", "_2d-label-filt.zip"):
+                scan.with_name(scan.name + end).touch()
+        (raw / "scannetv2-labels.combined.tsv").touch()
+        settings = yaml.safe_load((tree.root / overlay).read_text())
+        start = settings["priors"]["mask2former"]["settings"]["start_from"]
+        (tree.root / start).parent.mkdir(parents=True)
+        (tree.root / start).touch()
+        jobs = tree.planned("--configfile", overlay)
+        assert jobs["extract_frames"] == 3 and jobs["train_prior"] == 1
+        assert jobs["cache_prior"] == 2  # of the validation scene, without noisy labels
 
 
 def test_two_runs_at_once_do_not_spoil_each_other(tree):

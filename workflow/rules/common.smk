@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import shlex
 import sys
 
@@ -14,7 +15,10 @@ from recipes import resolve
 from scenes import read_splits
 
 for section in ("priors", "fields"):
-    config[section] = resolve(section, config.get(section) or {})
+    try:
+        config[section] = resolve(section, config.get(section) or {})
+    except ValueError as error:
+        raise WorkflowError(str(error)) from None
 validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.yaml"))
 
 DATASET = config["dataset"]
@@ -71,8 +75,11 @@ def code(stage):
 
     Snakemake names the parameters that changed: so it names the edited file.
     """
-    digests = _digest.of(f"stages.{stage}")
-    return [f"{file} {digest}" for file, digest in digests.items()]
+    return module_code(f"stages.{stage}")
+
+
+def module_code(module):
+    return [f"{file} {digest}" for file, digest in _digest.of(module).items()]
 
 
 def settings(section):
@@ -167,14 +174,23 @@ def prior_section(name):
 
 def prior_code(wildcards):
     """Digest the module that a prior's recipe names: editing one reruns no other."""
-    digests = _digest.of(f"gnesf_core.priors.{prior_module(wildcards)}")
-    return [f"{file} {digest}" for file, digest in digests.items()]
+    return module_code(f"gnesf_core.priors.{prior_module(wildcards)}")
 
 
-def training_code(wildcards):
-    """Fold all code of a prior's training: states of other code are not resumed."""
-    text = "\n".join([*code("train_prior"), *prior_code(wildcards)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def training_settings(wildcards):
+    """Hand training a network's settings; what only caching reads stays constant."""
+    only_for_caching = {"batch": 1, "logits": False}
+    return json.dumps(prior_recipe(wildcards)["settings"] | only_for_caching)
+
+
+def folded_code(stage):
+    """Fold all code of a stage that runs a prior: what other code began is not resumed."""
+
+    def fold(wildcards):
+        text = "\n".join([*code(stage), *prior_code(wildcards)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    return fold
 
 
 def prior_start(wildcards):
@@ -191,6 +207,11 @@ def prior_weights(wildcards):
     recipe = prior_recipe(wildcards)
     if "weights" in recipe:
         return recipe["weights"]
+    if "training" in recipe and not SPLITS["train"]:
+        raise WorkflowError(
+            f"config: priors: {wildcards.prior}: expected scenes to train on, found "
+            f"none in {DATASET}; remedy: give the recipe `weights`"
+        )
     if "training" in recipe:
         return f"results/{wildcards.dataset}/priors/{wildcards.prior}/model.safetensors"
     return []
@@ -201,8 +222,11 @@ def prior_files(wildcards):
     recipe = prior_recipe(wildcards)
     if recipe["module"] != "folder":
         return []
-    ids = recipe["settings"]["ids"]
-    return [recipe["settings"]["root"]] + ([ids] if ids else [])
+    chosen = recipe["settings"]
+    pattern = re.sub(r"{index[^}]*}", "*", chosen["pattern"])
+    pattern = re.sub(r"{scene[^}]*}", wildcards.scene, pattern)
+    maps = sorted(str(path) for path in Path(chosen["root"]).glob(pattern))
+    return maps + ([chosen["ids"]] if chosen["ids"] else [])
 
 
 def weights_option(wildcards, input):
@@ -237,8 +261,7 @@ def field_settings(wildcards):
 
 
 def field_code(wildcards):
-    digests = _digest.of(f"gnesf_core.fields.{field_module(wildcards)}")
-    return [f"{file} {digest}" for file, digest in digests.items()]
+    return module_code(f"gnesf_core.fields.{field_module(wildcards)}")
 
 
 def submission_texts(wildcards):

@@ -17,30 +17,33 @@ rule train_prior:
         "results/{dataset}/logs/train_prior/{prior}.log",
     benchmark:
         "results/{dataset}/benchmarks/train_prior/{prior}.tsv"
+    # The longest job, and most others wait for it.
+    priority: 10
     conda:
         "../../environment.yml"
     threads: 16
     resources:
         gpu=GPUS,
-        mem_mb=8000,
+        # Not a parameter: moving to a GPU is no reason to train again.
+        device=DEVICE,
+        mem_mb=32000 if GPUS else 8000,
         runtime=2880,
     params:
         *code("train_prior"),
         prior=prior_code,
         module=prior_module,
-        recipe=prior_section("settings"),
+        recipe=training_settings,
         data=prior_section("data"),
         training=prior_section("training"),
-        code=training_code,
-        device=DEVICE,
+        version=folded_code("train_prior"),
     message:
         "Training the prior {wildcards.prior}"
     shell:
         "python -m stages.train_prior --frames {input.frames:q} --out {output.weights:q}"
         " --metrics {output.metrics:q} --module {params.module:q}"
         " --recipe {params.recipe:q} --data {params.data:q}"
-        " --training {params.training:q} --device {params.device:q}"
-        " --code {params.code:q} > {log:q} 2>&1"
+        " --training {params.training:q} --device {resources.device:q}"
+        " --code {params.version:q} > {log:q} 2>&1"
 
 
 rule cache_prior:
@@ -57,24 +60,27 @@ rule cache_prior:
         "results/{dataset}/benchmarks/cache_prior/{prior}/{scene}.tsv"
     conda:
         "../../environment.yml"
+    # Pictures are decoded ahead of a GPU by so many threads.
+    threads: lambda wildcards: 16 if GPUS and prior_weights(wildcards) else 1
     resources:
         gpu=lambda wildcards, input: GPUS if input.weights else 0,
-        mem_mb=4000,
+        device=lambda wildcards, input: DEVICE if input.weights else "cpu",
+        mem_mb=16000 if GPUS else 4000,
         runtime=60,
     params:
         *code("cache_prior"),
-        code=prior_code,
+        prior=prior_code,
         module=prior_module,
         recipe=prior_section("settings"),
         weights=weights_option,
-        device=DEVICE,
+        version=folded_code("cache_prior"),
     message:
         "Caching the prior {wildcards.prior} of {wildcards.scene}"
     shell:
         "python -m stages.cache_prior --frames {input.frames:q} --out {output.maps:q}"
         " --cost {output.cost:q} --prior {wildcards.prior:q} --module {params.module:q}"
-        " --recipe {params.recipe:q} {params.weights} --device {params.device:q}"
-        " > {log:q} 2>&1"
+        " --recipe {params.recipe:q} {params.weights} --device {resources.device:q}"
+        " --code {params.version:q} > {log:q} 2>&1"
 
 
 rule evaluate_prior:
