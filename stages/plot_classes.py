@@ -14,10 +14,12 @@ def main(classes: Path, out: Path) -> None:
     table = pd.read_csv(classes).pivot(index="name", columns="field", values="iou")
     fields = list(pd.read_csv(classes)["field"].unique())
     table = table[fields].sort_values(fields[0], na_position="first")
-    figure, axes = plt.subplots(figsize=(6, 1 + 0.24 * len(table) * len(fields)))
-    height = 0.8 / len(fields)
+    inches = 1 + len(table) * (0.1 + 0.14 * len(fields))
+    figure, axes = plt.subplots(figsize=(6, inches))
+    height = 0.85 / len(fields)
     for number, field in enumerate(fields):
-        offsets = [row - 0.4 + height * (number + 0.5) for row in range(len(table))]
+        # The first field's bar is the uppermost of its class.
+        offsets = [row + 0.425 - height * (number + 0.5) for row in range(len(table))]
         bars = axes.barh(
             offsets,
             100 * table[field].fillna(0),
@@ -32,7 +34,8 @@ def main(classes: Path, out: Path) -> None:
     axes.set_yticks(range(len(table)), table.index)
     axes.set_xlim(0, 105)
     axes.set_xlabel("IoU, percent")
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower right")
+    axes.margins(y=0.005)
     with publish(out) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
 

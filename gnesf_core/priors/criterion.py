@@ -3,7 +3,8 @@
 A picture's ground truth is one mask per class that it shows. Each is matched with one
 query; the rest learn to be no object. Masks are compared at sampled points, most of
 them where the prediction is undecided, as published. Unlike in the libraries, where a
-pixel of `IGNORE` counts as "not this class" in every mask, no point touches one.
+pixel of `IGNORE` counts as "not this class" in every mask, no point touches one, and a
+picture that shows nothing else teaches nothing.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from torch.nn import functional
 
 from gnesf_core.config import Mask2FormerConfig
 from gnesf_core.labels import CLASS_NAMES, IGNORE
-from gnesf_core.shapes import Bool, Float, Int64, UInt8
+from gnesf_core.shapes import Bool, Float, Int64, Integer, UInt8
+from gnesf_core.training.distributed import mean_over_processes
 
 OVERSAMPLE = 3.0  # candidates per point, as published
 IMPORTANCE = 0.75  # share of points taken where the mask is least certain
@@ -51,7 +53,7 @@ def losses(
     """
     result: dict[str, Tensor] = {}
     shown = classes_present(labels)
-    share = 1 / _mean_over_processes(shown.sum().float()).clamp(min=1)
+    share = _share(shown.sum())
     with torch.autocast(labels.device.type, enabled=False):
         for layer in layers:
             parts = _layer_losses(settings, layer, labels, shown, share)
@@ -76,7 +78,12 @@ def pixel_loss(
     scores = scores + 1e-6  # where no query claims a pixel there is no logarithm
     logs = (scores / scores.sum(dim=1, keepdim=True)).log()
     total = functional.nll_loss(logs, targets, ignore_index=IGNORE, reduction="sum")
-    return total / (targets != IGNORE).sum().clamp(min=1)
+    return total * _share((targets != IGNORE).sum())
+
+
+def _share(count: Integer[Tensor, ""] | Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Return the share of each in the mean over all; 0 is shared by none."""
+    return 1 / mean_over_processes(count.float()).clamp(min=1e-6)
 
 
 def _layer_losses(
@@ -97,10 +104,10 @@ def _layer_losses(
 
     targets = torch.full(class_logits.shape[:2], _CLASSES, device=labels.device)
     targets[picture, query] = category
-    weight = class_logits.new_ones(_CLASSES + 1)
-    weight[-1] = settings.no_object_weight
-    flat = class_logits.flatten(0, 1)
-    entropy = functional.cross_entropy(flat, targets.flatten(), weight)
+    weights = torch.where(targets < _CLASSES, 1.0, settings.no_object_weight)
+    weights = weights * shown.any(dim=1, keepdim=True)
+    entropy = functional.cross_entropy(class_logits.mT, targets, reduction="none")
+    entropy = (weights * entropy).sum() * _share(weights.sum())
 
     masks = mask_logits[picture, query]
     mask, dice = _mask_losses(settings.points, masks, labels, picture, category)
@@ -249,11 +256,3 @@ def _labels_around(
     rows, columns = y.clamp(0, height - 1), x.clamp(0, width - 1)
     found = labels[picture[:, None, None], rows, columns].long()
     return _LabelsAround(torch.where(inside, found, _OUTSIDE), weights)
-
-
-def _mean_over_processes(value: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Average over the processes of a training, so that all normalise alike."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-        value = value / torch.distributed.get_world_size()
-    return value

@@ -3,6 +3,7 @@
 import logging
 from abc import abstractmethod
 from pathlib import Path
+from typing import NoReturn
 
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from gnesf_core.priors import criterion
 from gnesf_core.priors.criterion import Prediction
 from gnesf_core.priors.segmenter import Segmenter
 from gnesf_core.shapes import Float, UInt8
-from gnesf_core.training.weights import read_weights
+from gnesf_core.training.weights import flaw, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +27,8 @@ class Mask2Former(Segmenter):
     ) -> None:
         super().__init__()
         if settings.matching == "class" and queries != len(CLASS_NAMES):
-            raise ValueError(
-                f"matching: class needs {len(CLASS_NAMES)} queries, not {queries}"
-            )
+            several = f"{len(CLASS_NAMES)} for matching: class"
+            _refuse("queries", several, queries, "or set matching: hungarian")
         self.network = network
         self._settings = settings
 
@@ -49,18 +49,47 @@ class Mask2Former(Segmenter):
         return criterion.losses(self._settings, self.layers(pictures), labels)
 
 
+def check_sizes(settings: Mask2FormerConfig) -> None:
+    """Refuse sizes that no library can build a network of."""
+    if settings.hidden % 32:
+        _refuse("hidden", "a multiple of 32 (norms of 32 groups)", settings.hidden)
+    if settings.hidden % settings.heads:
+        _refuse("heads", f"a divisor of hidden, {settings.hidden}", settings.heads)
+    widths = [settings.backbone_width * 2**stage for stage in range(4)]
+    heads = settings.backbone_heads
+    for width, several in zip(widths, heads, strict=True):
+        if settings.backbone == "swin" and width % several:
+            _refuse("backbone_heads", f"divisors of the widths {widths}", heads)
+
+
+def _refuse(place: str, expected: str, found: object, remedy: str = "") -> NoReturn:
+    remedy = f"correct the configuration {remedy}"
+    raise BadInput("settings", place, expected=expected, found=found, remedy=remedy)
+
+
+def start_files(settings: Mask2FormerConfig) -> list[Path]:
+    """Return the files, if any, whose content decides where training starts."""
+    return [Path(settings.start_from)] if settings.start_from else []
+
+
 def start_from(network: nn.Module, path: Path, backbone: str) -> None:
-    """Give a network those tensors of a checkpoint that fit it, and log the others.
+    """Give a network those modules of a checkpoint that fit it, and log the others.
 
     The checkpoint is of a whole network, possibly for other classes, or of a backbone
-    alone, whose names lack the prefix `backbone`.
+    alone, whose names lack the prefix `backbone`. A module's own tensors come together
+    or not at all, but for buffers that the checkpoint lacks.
     """
     tensors, _ = read_weights(path)
     own = network.state_dict()
     if not tensors.keys() & own.keys():
         tensors = {backbone + name: tensor for name, tensor in tensors.items()}
     known = tensors.keys() & own.keys()
-    fitting = {name for name in known if tensors[name].shape == own[name].shape}
+    for name in sorted(known):
+        if why := flaw(tensors[name], own[name]):
+            remedy = "get another copy, or set start_from: ''"
+            raise BadInput(path, name, expected="usable", found=why, remedy=remedy)
+    unfit = {name for name in known if tensors[name].shape != own[name].shape}
+    fitting = _in_whole_modules(network, known - unfit, unfit)
     if not fitting:
         raise BadInput(
             path,
@@ -71,9 +100,16 @@ def start_from(network: nn.Module, path: Path, backbone: str) -> None:
         )
     network.load_state_dict({name: tensors[name] for name in fitting}, strict=False)
     log.info("%s: %d of the network's %d tensors", path, len(fitting), len(own))
-    for name in sorted(known - fitting):
+    for name in sorted(unfit):
         shapes = list(tensors[name].shape), list(own[name].shape)
         log.warning("%s: %s is %s, not %s: not taken", path, name, *shapes)
-    missing = sorted(own.keys() - known)
-    if missing:
-        log.warning("%s: no %s: these start at random", path, ", ".join(missing))
+    left = sorted(own.keys() - fitting)
+    if left:
+        log.warning("%s: %s start at random", path, ", ".join(left))
+
+
+def _in_whole_modules(network: nn.Module, fits: set[str], unfit: set[str]) -> set[str]:
+    """Return those names that fit and whose modules miss none of their parameters."""
+    parameters = {name for name, _ in network.named_parameters()}
+    broken = {name.rpartition(".")[0] for name in unfit | (parameters - fits)}
+    return {name for name in fits if name.rpartition(".")[0] not in broken}

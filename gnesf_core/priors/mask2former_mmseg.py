@@ -5,6 +5,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ from gnesf_core.errors import BadInput
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.priors.criterion import Prediction
 from gnesf_core.priors.interface import Prior
-from gnesf_core.priors.mask2former import Mask2Former, start_from
+from gnesf_core.priors.mask2former import (
+    Mask2Former,
+    check_sizes,
+    start_files,
+    start_from,
+)
 from gnesf_core.priors.mmcv_lite import use_plain_torch_ops
 from gnesf_core.priors.segmenter import Segmenter, SegmenterPrior, normalize
 from gnesf_core.shapes import UInt8
@@ -43,8 +49,14 @@ _ZOO = Path(mmseg.__file__).parent / ".mim" / "configs" / "mask2former"
 def open_prior(
     settings: Mask2FormerConfig, weights: Path | None, device: torch.device
 ) -> Prior:
-    """Open the network with trained weights."""
-    return SegmenterPrior(build(settings), settings, weights, device)
+    """Open the network with trained weights, wherever their training began."""
+    segmenter = build(replace(settings, start_from=""))
+    return SegmenterPrior(segmenter, settings, weights, device)
+
+
+def sources(settings: Mask2FormerConfig) -> list[Path]:
+    """Return the files whose content decides where training starts."""
+    return start_files(settings)
 
 
 def build(settings: Mask2FormerConfig) -> Segmenter:
@@ -137,6 +149,7 @@ def _class_weights(settings: Mask2FormerConfig) -> list[float]:
 
 def _model(settings: Mask2FormerConfig) -> ConfigDict:
     """Return a model of the sizes in the settings."""
+    check_sizes(settings)
     channels = [settings.backbone_width * 2**stage for stage in range(4)]
     return ConfigDict(
         type="EncoderDecoder",

@@ -13,7 +13,12 @@ from gnesf_core.errors import BadInput
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.priors.criterion import Prediction
 from gnesf_core.priors.interface import Prior
-from gnesf_core.priors.mask2former import Mask2Former, start_from
+from gnesf_core.priors.mask2former import (
+    Mask2Former,
+    check_sizes,
+    start_files,
+    start_from,
+)
 from gnesf_core.priors.segmenter import Segmenter, SegmenterPrior, normalize
 from gnesf_core.shapes import UInt8
 
@@ -34,20 +39,38 @@ _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 def open_prior(
     settings: Mask2FormerConfig, weights: Path | None, device: torch.device
 ) -> Prior:
-    """Open the network with trained weights."""
-    return SegmenterPrior(build(settings), settings, weights, device)
+    """Open the network with trained weights, wherever their training began.
+
+    Of a folder only config.json is needed.
+    """
+    segmenter = _segmenter(settings, _from_config(settings))
+    return SegmenterPrior(segmenter, settings, weights, device)
+
+
+def sources(settings: Mask2FormerConfig) -> list[Path]:
+    """Return the files whose content decides where training starts."""
+    files = start_files(settings)
+    if settings.model:
+        folder = Path(settings.model)
+        files += [folder / "config.json", *sorted(folder.glob("*.safetensors*"))]
+    return files
 
 
 def build(settings: Mask2FormerConfig) -> Segmenter:
     """Build the network; weights are random where nothing is given for them."""
     if settings.model:
-        network = _read_folder(Path(settings.model))
+        network = _from_folder(Path(settings.model))
     else:
-        with _quiet():
-            network = Mask2FormerForUniversalSegmentation(_model(settings))
+        network = _from_config(settings)
     if settings.start_from:
         encoder = "model.pixel_level_module.encoder."
         start_from(network, Path(settings.start_from), backbone=encoder)
+    return _segmenter(settings, network)
+
+
+def _segmenter(
+    settings: Mask2FormerConfig, network: Mask2FormerForUniversalSegmentation
+) -> Segmenter:
     _freeze_unused(network)
     return TransformersMask2Former(settings, network, network.config.num_queries)
 
@@ -91,23 +114,44 @@ def _freeze_unused(network: Mask2FormerForUniversalSegmentation) -> None:
         swin.layernorm.requires_grad_(False)
 
 
-def _read_folder(folder: Path) -> Mask2FormerForUniversalSegmentation:
+def _from_config(settings: Mask2FormerConfig) -> Mask2FormerForUniversalSegmentation:
+    """Build a network with random weights."""
+    if not settings.model:
+        with _quiet():
+            return Mask2FormerForUniversalSegmentation(_model(settings))
+    folder = Path(settings.model)
+    with _quiet(), _refusing(folder):
+        return Mask2FormerForUniversalSegmentation(_folder_config(folder))
+
+
+def _from_folder(folder: Path) -> Mask2FormerForUniversalSegmentation:
     """Load a folder written by `save_pretrained`; heads of other sizes start anew."""
     transformers.logging.disable_progress_bar()
-    try:
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError("no config.json there")
-        config = transformers.Mask2FormerConfig.from_pretrained(
-            folder, local_files_only=True, num_labels=len(CLASS_NAMES)
-        )
+    with _refusing(folder):
         return Mask2FormerForUniversalSegmentation.from_pretrained(
             folder,
-            config=config,
+            config=_folder_config(folder),
+            dtype=torch.float32,
             local_files_only=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
         )
-    except Exception as error:  # files of a stranger fail in every way there is
+
+
+def _folder_config(folder: Path) -> transformers.Mask2FormerConfig:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError("no config.json there")
+    return transformers.Mask2FormerConfig.from_pretrained(
+        folder, local_files_only=True, num_labels=len(CLASS_NAMES)
+    )
+
+
+@contextlib.contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """Say what is wrong: files of a stranger fail in every way there is."""
+    try:
+        yield
+    except Exception as error:
         raise BadInput(
             folder,
             "model",
@@ -119,6 +163,7 @@ def _read_folder(folder: Path) -> Mask2FormerForUniversalSegmentation:
 
 def _model(settings: Mask2FormerConfig) -> transformers.Mask2FormerConfig:
     """Return a model of the sizes in the settings."""
+    check_sizes(settings)
     return transformers.Mask2FormerConfig(
         backbone_config=_backbone(settings),
         feature_size=settings.hidden,

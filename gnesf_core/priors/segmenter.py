@@ -1,9 +1,11 @@
 """A network that segments pictures, and its use as a prior."""
 
+import contextlib
 import itertools
+import json
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from torch.nn import functional
 from gnesf_core.config import Mask2FormerConfig
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.data.store import Frames
+from gnesf_core.errors import BadInput
+from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.shapes import Float, Float32, UInt8
 from gnesf_core.training.weights import load_into
 
@@ -78,7 +82,7 @@ class SegmenterPrior:
         weights: Path,
         device: torch.device,
     ) -> None:
-        load_into(segmenter.network, weights)
+        _check_classes(weights, load_into(segmenter.network, weights))
         self._segmenter = segmenter.to(device).eval()
         self._settings = settings
         self._device = device
@@ -124,3 +128,18 @@ class SegmenterPrior:
                 yield ahead.popleft().result()
                 for position in itertools.islice(positions, 1):
                     ahead.append(pool.submit(picture, position))
+
+
+def _check_classes(weights: Path, metadata: Mapping[str, str]) -> None:
+    """Refuse weights that say they are for other classes, or in another order."""
+    found = metadata.get("class_names")
+    with contextlib.suppress(TypeError, ValueError):
+        found = json.loads(found)
+    if found not in (None, list(CLASS_NAMES)):
+        raise BadInput(
+            weights,
+            "class_names",
+            expected=", ".join(CLASS_NAMES),
+            found=found,
+            remedy="take weights that were trained for these classes",
+        )

@@ -15,6 +15,20 @@ from gnesf_core.shapes import Float
 _PATIENCE = timedelta(minutes=15)  # for a process that writes state, or that is gone
 
 
+def mean_over_processes(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return the mean over the processes of a training; one alone keeps its own.
+
+    Gradients are averaged over processes. So a loss that is a mean over what a batch
+    happens to contain (masks, known pixels) is each process's sum divided by the mean
+    of their counts: then a batch gives one gradient, however it is shared out.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values
+    total = values.detach().clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
+
+
 @dataclass(frozen=True)
 class Team:
     """The processes of a training, as seen by one of them."""
@@ -38,9 +52,7 @@ class Team:
 
     def mean(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return the mean over processes."""
-        if self.size > 1:
-            distributed.all_reduce(values)
-        return values / self.size
+        return mean_over_processes(values)
 
     def parallel(self, module: nn.Module) -> nn.Module:
         """Let gradients become their mean over processes."""

@@ -1,9 +1,11 @@
 import dataclasses
 import itertools
+import json
 import logging
 import math
 import socket
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -23,6 +25,7 @@ from gnesf_core.priors import (
     mmcv_lite,
 )
 from gnesf_core.priors.criterion import Prediction
+from gnesf_core.training.weights import read_weights, write_weights
 
 TINY = Mask2FormerConfig(
     model="",
@@ -52,6 +55,7 @@ TINY = Mask2FormerConfig(
     batch=2,
     logits=False,
 )
+CPU = torch.device("cpu")
 BACKENDS = [mask2former_mmseg, mask2former_transformers]
 WALL, FLOOR, CHAIR, BATHTUB = 0, 1, 4, 18
 
@@ -229,9 +233,38 @@ def test_the_backbone_is_a_part_of_the_parameters(backend):
 
 
 @backends
-def test_queries_that_are_classes_must_be_as_many(backend):
-    with pytest.raises(ValueError, match="20 queries, not 30"):
-        backend.build(changed(queries=30))
+def test_pictures_of_void_alone_teach_nothing(backend):
+    segmenter = built(backend)
+
+    losses = seeded_losses(segmenter, torch.full_like(two_rooms(), IGNORE))
+    sum(losses.values()).backward()
+
+    assert all(value == 0 for value in losses.values())
+    learned = [p for p in segmenter.parameters() if p.requires_grad]
+    assert all((parameter.grad == 0).all() for parameter in learned)
+
+
+@backends
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"queries": 30}, r"queries: expected 20 for matching: class, found 30"),
+        ({"hidden": 48}, r"hidden: expected a multiple of 32 .*, found 48"),
+        ({"heads": 3}, r"heads: expected a divisor of hidden, 32, found 3"),
+        (
+            {"backbone": "swin", "backbone_heads": [1, 1, 3, 2]},
+            r"backbone_heads: expected divisors .*\[8, 16, 32, 64\], found \[1, 1",
+        ),
+    ],
+)
+def test_impossible_sizes_are_refused(backend, settings, message):
+    with pytest.raises(BadInput, match=f"settings: {message}"):
+        backend.build(changed(**settings))
+
+
+@backends
+def test_any_heads_do_for_a_backbone_without_attention(backend):
+    backend.build(changed(backbone="resnet", backbone_heads=[3, 3, 3, 3]))
 
 
 # The losses, against those of both libraries and their definition.
@@ -355,6 +388,70 @@ def test_what_a_network_says_of_void_changes_no_loss():
         torch.testing.assert_close(losses[0][name], losses[1][name])
 
 
+@pytest.mark.parametrize("matching", ["class", "hungarian"])
+def test_a_picture_of_void_takes_no_part_beside_others(matching, monkeypatch):
+    settings, points = changed(matching=matching), torch.rand(1, 64, 2)
+    fixed = lambda _count, masks, *_: points.expand(len(masks), -1, -1)  # noqa: E731
+    monkeypatch.setattr(criterion, "_uncertain_points", fixed)
+    both, labels = predictions(), two_rooms()
+    labels[1] = IGNORE
+    first = Prediction(both.class_logits[:1], both.mask_logits[:1])
+
+    torch.manual_seed(6)
+    expected = criterion.losses(settings, [first], labels[:1])
+    torch.manual_seed(6)
+    found = criterion.losses(settings, [both], labels)
+
+    torch.testing.assert_close(found, expected)
+
+
+def test_halves_of_a_batch_teach_what_the_whole_does(monkeypatch):
+    # Points are fixed, and `class` matches without drawing any: nothing is random.
+    points = torch.rand(1, 64, 2, generator=torch.Generator().manual_seed(7))
+    fixed = lambda _count, masks, *_: points.expand(len(masks), -1, -1)  # noqa: E731
+    monkeypatch.setattr(criterion, "_uncertain_points", fixed)
+    layer, labels = predictions(), two_rooms()
+    labels[1] = WALL
+    labels[1, :, 20:] = IGNORE
+
+    def gradients(part, means):
+        """Return one process's gradients where all agree on `means`, and its own."""
+        own = []
+        with monkeypatch.context() as patch:
+
+            def mean(value):
+                own.append(value)
+                return means[len(own) - 1] if means else value
+
+            patch.setattr(criterion, "mean_over_processes", mean)
+            found = criterion.losses(
+                TINY,
+                [Prediction(layer.class_logits[part], layer.mask_logits[part])] * 2,
+                labels[part],
+            )
+        inputs = layer.class_logits, layer.mask_logits
+        result = {
+            name: torch.autograd.grad(
+                value, inputs, retain_graph=True, materialize_grads=True
+            )
+            for name, value in found.items()
+        }
+        return result, own
+
+    halves = slice(0, 1), slice(1, 2)
+    counts = [gradients(half, None)[1] for half in halves]
+    assert counts[0] != counts[1]
+    means = [(one + two) / 2 for one, two in zip(*counts, strict=True)]
+    first, second = (gradients(half, means)[0] for half in halves)
+    whole, _ = gradients(slice(0, 2), None)
+
+    for name, expected in whole.items():
+        for one, two, all_of_it in zip(
+            first[name], second[name], expected, strict=True
+        ):
+            torch.testing.assert_close((one + two) / 2, all_of_it, msg=name)
+
+
 def test_query_i_is_class_i():
     layer, labels = predictions(), two_rooms()
 
@@ -422,6 +519,8 @@ def test_a_checkpoint_for_other_classes_is_taken_without_its_head(
         mask2former_transformers: "class_predictor.weight",
     }[backend]
     pretrained[head] = torch.zeros(151, TINY.hidden)
+    bias = head.replace("weight", "bias")
+    pretrained[bias] = torch.ones(21)  # fits, but is of no use without its weights
     path = tmp_path / "ade20k.pth"
     # mmengine's layout
     torch.save({"state_dict": pretrained, "meta": {"epoch": 3}}, path)
@@ -430,8 +529,26 @@ def test_a_checkpoint_for_other_classes_is_taken_without_its_head(
         network = built(backend, changed(start_from=str(path))).network
 
     for name, value in network.state_dict().items():
-        assert torch.equal(value, pretrained[name]) == (name != head), name
+        assert torch.equal(value, pretrained[name]) == (name not in (head, bias)), name
     assert f"{head} is [151, 32], not [21, 32]" in caplog.text
+    assert f"{bias}, {head} start at random" in caplog.text
+
+
+def test_half_a_module_is_not_taken_but_counters_may_be_missing(tmp_path, caplog):
+    pretrained = built(mask2former_mmseg, seed=7).network.state_dict()
+    half = "decode_head.mask_embed.0"
+    pretrained[f"{half}.bias"] = torch.ones(TINY.hidden)
+    del pretrained[f"{half}.weight"], pretrained["backbone.bn1.num_batches_tracked"]
+    pretrained["backbone.bn1.weight"] = torch.full((8,), 7.0)
+    path = tmp_path / "old.pth"
+    torch.save(pretrained, path)
+
+    with caplog.at_level(logging.WARNING):
+        network = built(mask2former_mmseg, changed(start_from=str(path))).network
+
+    assert (network.backbone.bn1.weight == 7).all()
+    assert not (network.decode_head.mask_embed[0].bias == 1).any()
+    assert f"{half}.bias, {half}.weight start at random" in caplog.text
 
 
 @backends
@@ -456,6 +573,50 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
 
     with pytest.raises(BadInput, match=r"other\.safetensors.*backbone\.conv1"):
         built(mask2former_mmseg, changed(start_from=str(path)))
+
+
+@backends
+def test_weights_need_nothing_that_their_training_began_with(backend, tmp_path):
+    path = tmp_path / "model.safetensors"
+    trained = built(backend, seed=7).network.state_dict()
+    write_weights(path, trained, {"class_names": json.dumps(CLASS_NAMES)})
+    settings = changed(start_from=str(tmp_path / "missing.pth"))
+
+    prior = backend.open_prior(settings, path, CPU)
+
+    for name, value in prior._segmenter.network.state_dict().items():
+        assert torch.equal(value, trained[name]), name
+    with pytest.raises(BadInput, match=r"missing\.pth"):
+        backend.build(settings)
+
+
+@backends
+def test_weights_for_other_classes_are_refused(backend, tmp_path):
+    path = tmp_path / "model.safetensors"
+    names = [CLASS_NAMES[1], CLASS_NAMES[0], *CLASS_NAMES[2:]]
+    write_weights(
+        path, built(backend).network.state_dict(), {"class_names": json.dumps(names)}
+    )
+
+    with pytest.raises(BadInput, match=r"model\.safetensors: class_names.*wall"):
+        backend.open_prior(TINY, path, CPU)
+
+
+@backends
+def test_sources_are_the_files_that_training_starts_from(backend):
+    assert backend.sources(TINY) == []
+    assert backend.sources(changed(start_from="a/b.pth")) == [Path("a/b.pth")]
+
+
+def test_a_checkpoint_with_nan_is_refused(tmp_path):
+    path, tensors = tmp_path / "nan.pth", built(mask2former_mmseg).network.state_dict()
+    tensors["backbone.conv1.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(tensors, path)
+
+    with pytest.raises(
+        BadInput, match=r"nan\.pth: backbone\.conv1\.weight.*not finite"
+    ):
+        mask2former_mmseg.build(changed(start_from=str(path)))
 
 
 class Hostile:
@@ -502,7 +663,7 @@ def test_a_model_of_the_zoo_is_built_for_our_classes_without_a_network(monkeypat
     with torch.no_grad():
         assert len(segmenter.layers(pictures())) == 10  # nine layers, and the queries
         assert segmenter.eval().class_scores(pictures()).shape == (2, 20, 16, 16)
-    with pytest.raises(ValueError, match="20 queries, not 100"):
+    with pytest.raises(BadInput, match=r"settings: queries: .* 20 .*, found 100"):
         built(mask2former_mmseg, changed(model=name, matching="class"))
 
 
@@ -517,6 +678,45 @@ def test_a_local_folder_of_transformers_gives_model_and_weights(tmp_path):
     with torch.no_grad():
         expected, found = (s.class_scores(pictures()) for s in (source, segmenter))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_folder_in_half_precision_is_trained_in_float32(tmp_path, dtype):
+    source = built(mask2former_transformers, seed=7).network.to(dtype)
+    source.save_pretrained(tmp_path)
+
+    network = built(mask2former_transformers, changed(model=str(tmp_path))).network
+
+    found, expected = network.state_dict(), source.state_dict()
+    for name, value in found.items():
+        assert value.dtype in (torch.float32, torch.int64), name
+        torch.testing.assert_close(value, expected[name].to(value.dtype))
+    embedding = "model.transformer_module.queries_features.weight"
+    assert expected[embedding].dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_caching_needs_the_config_of_a_folder_alone(tmp_path, dtype):
+    folder, path = tmp_path / "folder", tmp_path / "trained.safetensors"
+    network = built(mask2former_transformers, changed(decoder_layers=1), 7).network
+    write_weights(path, network.state_dict(), {})
+    network.to(dtype).save_pretrained(folder)
+    settings = changed(model=str(folder))
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    assert mask2former_transformers.sources(settings) == [config, weights]
+    weights.unlink()
+
+    prior = mask2former_transformers.open_prior(settings, path, CPU)
+
+    trained, _ = read_weights(path)
+    for name, value in prior._segmenter.network.state_dict().items():
+        assert value.dtype == trained[name].dtype, name
+        assert torch.equal(value, trained[name]), name
+    with pytest.raises(BadInput, match=r"model\.safetensors"):
+        mask2former_transformers.build(settings)
+    config.write_text("{")
+    with pytest.raises(BadInput, match=r"folder: model: expected"):
+        mask2former_transformers.open_prior(settings, path, CPU)
 
 
 def test_a_local_folder_for_other_classes_gets_a_new_head(tmp_path):

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,12 @@ from gnesf_core.data.publish import verify
 from gnesf_core.errors import BadInput, Diverged, Stopped
 from gnesf_core.training.loop import STOP_SIGNALS, rate_factor, train
 from gnesf_core.training.state import remove_states
-from gnesf_core.training.weights import load_into, read_weights, write_weights
+from gnesf_core.training.weights import (
+    load_into,
+    read_pickled,
+    read_weights,
+    write_weights,
+)
 
 CPU = torch.device("cpu")
 KEY = "0123456789abcdef"
@@ -629,6 +635,82 @@ def test_checkpoints_of_others_are_read(tmp_path, wrap, new_format):
     assert weights_of(target) == weights_of(network())
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_checkpoints_of_mmengine_are_read_without_their_log(tmp_path, whole):
+    from mmengine.logging import MessageHub
+    from mmengine.runner.checkpoint import save_checkpoint
+
+    hub = MessageHub.get_instance(f"{tmp_path}")
+    for step in range(3):
+        hub.update_scalar("train/loss", 1 / (step + 1))
+        hub.update_info("iter", step)
+    hub.update_info("rates", np.arange(3.0))
+    hub.update_info("best", np.float64(0.5))
+    hub.update_info("last", deque([1.0, 2.0], maxlen=2))
+    checkpoint = {
+        "meta": {"epoch": 1, "dataset_meta": {"classes": ("wall", "floor")}},
+        "state_dict": network().state_dict(),
+        "message_hub": hub if whole else hub.state_dict(),  # old releases, and new ones
+    }
+    path, target = tmp_path / "model.pth", network()
+    save_checkpoint(checkpoint, str(path))
+    nn.init.zeros_(target[0].weight)
+    known = set(torch.serialization.get_safe_globals())
+
+    assert load_into(target, path) == {}
+
+    assert weights_of(target) == weights_of(network())
+    assert set(torch.serialization.get_safe_globals()) == known
+    for value in logged(read_pickled(path)["message_hub"]):
+        assert not vars(value), "something is kept of what the file says"
+
+
+def logged(hub):
+    """Return what is neither a container nor a plain value."""
+    if isinstance(hub, dict):
+        return [item for value in hub.values() for item in logged(value)]
+    return [] if isinstance(hub, bool | int | float | str | list) else [hub]
+
+
+class Asks:
+    """Makes a pickle that asks for something by its name and calls it."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+    def __call__(self):
+        """Let it be asked for in turn: what is called must be callable."""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        Asks(getattr, torch.Tensor, "tolist"),
+        Asks(getattr, torch.nn.Parameter, "__new__"),
+        Asks(getattr, "text", "format"),
+        Asks(np.load, "file"),
+        Asks(np.frombuffer, b"12345678"),
+        Asks(eval, "1"),
+        Asks(Asks(getattr, np.ndarray, "tofile"), "file"),
+    ],
+)
+def test_no_other_name_than_those_of_a_log_is_known(tmp_path, content):
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": network().state_dict(), "more": content}, path)
+    with pytest.raises(BadInput, match="model.pth: content"):
+        read_weights(path)
+
+
+def test_an_array_is_not_taken_for_a_tensor(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": {"a": np.zeros(3)}}, path)
+    with pytest.raises(BadInput, match="entry 'a': expected a tensor"):
+        read_weights(path)
+
+
 class Hostile:
     """Creates a file when it is unpickled."""
 
@@ -716,6 +798,44 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path):
         message
     )
     assert weights_of(model) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t: t.to_sparse(), "not a dense tensor"),
+        (lambda t: t.to("meta"), "not a dense tensor"),
+        (lambda t: t.long(), "torch.int64 for torch.float32"),
+        (lambda t: t.to(torch.complex64), "torch.complex64 for torch.float32"),
+        (lambda t: t.to(torch.float8_e4m3fn), "torch.float8_e4m3fn for torch.float32"),
+        (lambda t: t / 0, "not finite"),
+        (lambda t: t.double() * 1e200, "not finite"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused_by_name(tmp_path, spoil, message):
+    path, model = tmp_path / "a.pth", network()
+    tensors = model.state_dict()
+    before = weights_of(model)
+    torch.save(tensors | {"0.bias": spoil(tensors["0.bias"])}, path)
+    with pytest.raises(BadInput, match=rf"a\.pth.*unusable 0\.bias \({message}"):
+        load_into(model, path)
+    assert weights_of(model) == before
+
+
+def test_counters_are_no_fractions(tmp_path):
+    path, tensors = tmp_path / "a.pth", network().state_dict()
+    torch.save(tensors | {"1.num_batches_tracked": torch.tensor(0.5)}, path)
+    with pytest.raises(BadInput, match=r"1\.num_batches_tracked \(torch\.float32 for"):
+        load_into(network(), path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precision_are_taken(tmp_path, dtype):
+    path, model = tmp_path / "a.pth", network()
+    torch.save({n: v.to(dtype) for n, v in model[:1].state_dict().items()}, path)
+    target = nn.Sequential(nn.Linear(3, 4))
+    load_into(target, path)
+    assert torch.equal(target[0].weight, model[0].weight.to(dtype).float())
 
 
 def main():

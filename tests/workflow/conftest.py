@@ -1,5 +1,6 @@
 """A copy of the workflow that tests may run, edit and break."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -66,8 +67,16 @@ def tree(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """The tiny data set, run once to its tables."""
-    tree = copy_tree(tmp_path_factory.mktemp("finished"))
-    tree.snakemake("--cores", 2, "--configfile", "tests/tiny/config.yaml")
+def finished(tmp_path_factory, worker_id):
+    """The tiny data set, run once to its tables, by whichever test process is first."""
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent
+    with (base / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tree, done = Tree(base / "finished"), base / "finished.done"
+        if not done.exists():
+            shutil.rmtree(tree.root, ignore_errors=True)
+            copy_tree(tree.root)
+            tree.snakemake("--cores", 2, "--configfile", "tests/tiny/config.yaml")
+            done.touch()
     return tree
