@@ -2,8 +2,8 @@
 
 A prior's module in this folder has `Settings` (a dataclass), `open_prior` as below, and
 `PACKAGES`, the libraries whose versions its results should name. Modules of priors that
-are trained have `build(settings) -> Segmenter` as well. A recipe names its module;
-nothing imports them all.
+are trained also have `build(settings) -> Segmenter` and `sources(settings)`, the files
+that training starts from. A recipe names its module; nothing imports them all.
 
     def open_prior(settings, weights: Path | None, device: torch.device) -> Prior
 """
