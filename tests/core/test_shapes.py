@@ -19,7 +19,10 @@ def test_the_core_imports_on_a_bare_node():
     # A GPU node has torch, numpy and h5py; everything else must be imported late.
     absent = ("jaxtyping", "beartype", "PIL", "isal", "numba", "open3d", "scipy",
               "skimage", "trimesh", "pandas", "matplotlib", "snakemake", "yaml",
-              "argparse")  # fmt: skip
+              "argparse", "mmcv", "mmengine", "mmseg", "mmdet", "transformers",
+              "safetensors", "tensorboard")  # fmt: skip
+    # These are about such a library, and are imported only where it is used.
+    late = ("__init__", "tsdf_numba", "mask2former_mmseg", "mask2former_transformers")
     program = f"""
 import pathlib, sys
 import torch, numpy, h5py
@@ -29,7 +32,7 @@ for name in {absent!r}:
     sys.modules[name] = None
 root = pathlib.Path("gnesf_core")
 for path in sorted(root.rglob("*.py")):
-    if path.stem not in ("__init__", "tsdf_numba"):
+    if path.stem not in {late!r}:
         __import__(".".join(path.with_suffix("").parts))
 """
     done = subprocess.run(
