@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import json
 import os
@@ -78,6 +79,7 @@ def code(stage):
     return module_code(f"stages.{stage}")
 
 
+@functools.cache
 def module_code(module):
     return [f"{file} {digest}" for file, digest in _digest.of(module).items()]
 
