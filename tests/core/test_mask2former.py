@@ -264,7 +264,8 @@ def test_impossible_sizes_are_refused(backend, settings, message):
 
 @backends
 def test_any_heads_do_for_a_backbone_without_attention(backend):
-    backend.build(changed(backbone="resnet", backbone_heads=[3, 3, 3, 3]))
+    settings = changed(backbone="resnet", backbone_heads=[3, 3, 3, 3])
+    assert backend.build(settings).backbone_parameters()
 
 
 # The losses, against those of both libraries and their definition.
