@@ -3,7 +3,7 @@
 # computes, in stages/ and gnesf_core/.
 #
 #   snakemake --cores            bring the tables, meshes and pictures up to date
-#   snakemake --cores frames     one chapter only: frames targets priors meshes evaluation ...
+#   snakemake --cores frames     one chapter only: frames targets priors geometry meshes evaluation ...
 #   snakemake --report report.html
 from pathlib import Path
 
@@ -25,6 +25,7 @@ rule all:
     input:
         results("frames/{scene}.h5", scene=SCENES),
         PRIOR_RESULTS,
+        GEOMETRY_RESULTS,
         results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]),
         results("figures/{split}_classes.svg", split=SCORED_SPLITS),
         results(
@@ -37,6 +38,7 @@ rule all:
 include: "workflow/rules/synthrooms.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/priors.smk"
+include: "workflow/rules/geometry.smk"
 include: "workflow/rules/fields.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/targets.smk"

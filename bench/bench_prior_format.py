@@ -52,8 +52,8 @@ from gnesf_core.config import FusionConfig, Mask2FormerConfig, NoisyLabelsConfig
 from gnesf_core.data.container import Container, write_container
 from gnesf_core.data.scannet import read_mesh_labels, read_scene_list
 from gnesf_core.data.store import (
+    DistanceGrid,
     Frames,
-    TargetLevel,
     Targets,
     quantize_probabilities,
 )
@@ -157,7 +157,7 @@ class Room:
     """One scene with what the network says of each of its frames."""
 
     frames: Frames
-    surface: TargetLevel
+    surface: DistanceGrid
     vertices_world: np.ndarray  # of the fused surface
     true_vertices_world: np.ndarray
     true_labels: np.ndarray

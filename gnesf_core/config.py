@@ -107,13 +107,14 @@ class TrainingConfig:
     learning_rate: float
     backbone_rate: float  # learning rate of pretrained parts, relative
     weight_decay: float
-    schedule: str  # constant, poly (power 0.9) or cosine, after the warm-up
+    schedule: str  # constant, poly (power 0.9), cosine or halving, after the warm-up
     warmup_steps: int
     clip_norm: float  # 0 = none
     precision: str  # on CUDA: float32 or bf16
     workers: int  # processes that load data; 0 = the training process itself
     report_steps: int  # a line of progress and of metrics every so often
     state_steps: int  # resumable state is written every so often
+    validate_steps: int  # held-out scenes are tried every so often; 0 = never
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,67 @@ class FolderPriorConfig:
 
 
 @dataclass(frozen=True)
+class NeuconConfig:
+    """Geometry learned coarse to fine from fragments of key frames: three levels."""
+
+    image_width: int  # the network's input: frames are resized to it
+    image_height: int
+    encoder_width: float  # MnasNet's width multiplier
+    encoder_weights: str  # torchvision's ImageNet checkpoint to start from; "" = none
+    channels: int  # of the finest level's encoding; doubled on each coarser one
+    voxel_size_m: float  # finest level; doubled on each coarser one
+    truncation_m: float  # of the finest level; the same as in the targets
+    volume_x: int  # voxels of a fragment's volume, finest level
+    volume_y: int
+    volume_z: int
+    volume_bottom_m: float  # world z where volumes begin: up is known, not learned
+    view_range_m: float  # volumes are centred on what the views see up to here
+    fusion: str  # gru: fragments share a memory; none: their results are averaged
+    occupancy_threshold: float  # voxels that are surely emptier are not refined
+    positive_weight: float  # of occupied voxels, relative to all empty ones together
+    coarser_weight: float  # of a level's losses, relative to the next coarser one's
+    sparse_engine: str  # auto, gather, dense, implicit or torchsparse
+
+
+@dataclass(frozen=True)
+class FragmentDataConfig:
+    """Which fragments geometry is trained on, and how they are varied."""
+
+    held_out_scenes: int  # training scenes that only choose the best weights
+    rotation_deg: float  # worlds turn about the vertical by up to this, either way
+    shift_m: float  # and move by up to this along each axis
+    color_jitter: float  # brightness, contrast, saturation: 1 +- this
+    min_weight: int  # frames that must have seen a voxel, to learn from it
+    max_voxels: int  # of a fragment at the finest level, others are left out by chance
+    sequence_from_step: int  # single fragments before; then sequences with a memory
+    sequence_fragments: int
+
+
+@dataclass(frozen=True)
+class PlaneSweepConfig:
+    """Depth of key frames by comparing pictures, nothing learned, then fused."""
+
+    image_width: int  # pictures are compared at this size
+    image_height: int
+    patch: int  # edge of the compared patches, pixels
+    depths: int  # hypotheses, evenly spaced in inverse depth
+    near_m: float
+    far_m: float
+    neighbours: int  # other key frames that a key frame is compared with
+    baseline_m: float  # their distance at best
+    min_score: float  # normalized cross-correlation below which no depth is known
+    voxel_size_m: float
+    truncation_voxels: float
+
+
+@dataclass(frozen=True)
+class FusedDepthConfig:
+    """The sensor's depth, fused: the paper's rows with ground-truth geometry."""
+
+    level: int  # of the targets' pyramid; 0 is the finest
+
+
+@dataclass(frozen=True)
 class FusionConfig:
     """A prior voted onto the fused surface without learning anything."""
 
@@ -160,6 +222,7 @@ class EvaluationConfig:
     """Protocol constants of the scores."""
 
     threshold_m: float  # precision, recall and F-score
+    coarse_threshold_m: float  # the same, more forgiving: for geometries
     down_sample_m: float
     trim_tolerance_m: float  # seen = not further behind the sensor's depth than this
     trim_depth_m: float  # and not further from the camera

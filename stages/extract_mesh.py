@@ -13,25 +13,24 @@ from stages.cli import run, settings
 
 
 def main(
-    frames: Path, targets: Path, prior: Path, out: Path, module: str, recipe: str
+    frames: Path, volume: Path, prior: Path, out: Path, module: str, recipe: str
 ) -> None:
-    """Label the fused surface of `targets` by the field in `gnesf_core.fields`."""
+    """Label the surface of `volume` by the field in `gnesf_core.fields`."""
     field = importlib.import_module(f"gnesf_core.fields.{module}")
     config = settings(field.Settings, recipe, "--recipe")
     with (
         store.Frames(frames) as kept,
-        store.Targets(targets, kept.scene) as fused,
+        store.VolumeFile(volume, kept) as geometry,
         store.PriorMaps(prior, kept) as maps,
     ):
-        fused.expect_input("frames", kept.fingerprint)
-        surface = fused.level(0)
+        surface = geometry.volume().surface
         grid = Grid(surface.origin_world, surface.voxel_size_m, surface.tsdf.shape)
         vertices, faces = extract_surface(surface.tsdf, surface.weight, grid)
         labels = field.label_points(vertices, SceneInputs(kept, maps, surface), config)
         mesh = meshes.LabelledMesh(vertices, faces, *labels)
         inputs = {
             "frames": kept.fingerprint,
-            "targets": fused.fingerprint,
+            "volume": geometry.fingerprint,
             "prior": maps.fingerprint,
         }
         about = {"module": module} | asdict(config)

@@ -86,15 +86,16 @@ def _summary(table: pd.DataFrame) -> str:
 
 def _draw_noisy(cell: Axes, curves: pd.DataFrame) -> None:
     """Draw curves pale as they are, and bold as moving averages."""
-    window = max(1, round(SMOOTHED * len(curves)))
-    smooth = curves.rolling(window, center=True, min_periods=1).mean()
-    marker = "." if len(curves) == 1 else ""
     for number, column in enumerate(curves):
+        curve = curves[column].dropna()  # validation is not part of every line
+        window = max(1, round(SMOOTHED * len(curve)))
+        smooth = curve.rolling(window, center=True, min_periods=1).mean()
+        marker = "." if len(curve) == 1 or len(curve) < len(curves) else ""
         ink = "black" if column == "loss" else INKS[number % len(INKS)]
         style = {"color": ink, "linestyle": "--" if number > len(INKS) else "-"}
         if window > 1:
-            cell.plot(curves[column], linewidth=0.6, alpha=0.3, **style)
-        cell.plot(smooth[column], marker=marker, label=column, **style)
+            cell.plot(curve, linewidth=0.6, alpha=0.3, **style)
+        cell.plot(smooth, marker=marker, label=column, **style)
     low, high = curves.min().min(), curves.max().max()
     if low > 0 and high > low * 10**DECADES:
         cell.set_yscale("log")

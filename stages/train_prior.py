@@ -53,15 +53,15 @@ def main(
     key = recipe_digest({"made_by": made_by | {"threads": None}, "code": code})
     workspace = out.parent / "training"
     task = SegmentationTask(segmenter, crops)
-    lines = loop.train(task, training, workspace, key, device_named(device))
-    if lines is None:
+    trained = loop.train(task, training, workspace, key, device_named(device))
+    if trained is None:
         return  # another process of the team writes
     metadata = {
         "class_names": json.dumps(CLASS_NAMES),
         "provenance": json.dumps(made_by, sort_keys=True),
     }
     weights.write_weights(out, segmenter.network.state_dict(), metadata)
-    write_bytes(metrics, lines)
+    write_bytes(metrics, trained.metrics)
     remove_states(workspace)
 
 

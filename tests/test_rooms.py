@@ -61,6 +61,7 @@ def test_every_value_in_a_shell_command_is_quoted():
                 quoted = name.endswith(":q") or name in (
                     "params.labels",  # built by shlex.join
                     "params.weights",  # so is this
+                    "params.targets",  # and this
                     "params.labelled",  # an integer
                 )
                 assert quoted, f"{path.name}: {name}"

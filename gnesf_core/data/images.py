@@ -40,6 +40,31 @@ def decode_color(
     return _pillow_decode(data, encoding, "RGB", (width, height), where)
 
 
+def decode_color_reduced(
+    data: bytes,
+    encoding: str,
+    width: int,
+    height: int,
+    least: tuple[int, int],
+    where: Where,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode a colour image that will be resized to `least`, if need be from less.
+
+    A JPEG's decoder can leave out what resizing would average away, at half the cost.
+    It is asked for a size that divides the image's, so that the edges stay in place.
+    """
+    shrink = 1
+    while shrink < 8 and all(
+        size % (2 * shrink) == 0 and size // (2 * shrink) >= enough
+        for size, enough in zip((width, height), least, strict=True)
+    ):
+        shrink *= 2
+    if encoding != "jpeg":
+        return decode_color(data, encoding, width, height, where)
+    check_color(data, encoding, width, height, where)
+    return _pillow_decode(data, encoding, "RGB", (width, height), where, shrink)
+
+
 def check_color(
     data: bytes, encoding: str, width: int, height: int, where: Where
 ) -> None:

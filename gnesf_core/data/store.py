@@ -3,6 +3,7 @@
 frames   one scene's kept frames: colour bytes untouched, depth, poses, labels
 targets  one scene's TSDF pyramid
 prior    class probabilities of one scene's kept frames
+volume   one scene's geometry, measured or estimated: signed distances and encoding
 
 `docs/output.md` describes each field. Files are opened where they are used, in the
 process that uses them: an HDF5 handle does not survive a fork.
@@ -224,8 +225,8 @@ def depth_in_metres(
 
 
 @dataclass(frozen=True)
-class TargetLevel:
-    """One level of a TSDF pyramid."""
+class DistanceGrid:
+    """Truncated signed distances on a regular grid."""
 
     origin_world: Float64[np.ndarray, " 3"]  # centre of voxel (0, 0, 0)
     voxel_size_m: float
@@ -235,7 +236,7 @@ class TargetLevel:
 
 
 def write_targets(
-    path: Path, scene: str, levels: Sequence[TargetLevel], made_by: Mapping[str, Any]
+    path: Path, scene: str, levels: Sequence[DistanceGrid], made_by: Mapping[str, Any]
 ) -> None:
     """Publish a `targets` file, finest level first."""
     with write_container(path, "targets", scene, made_by) as writer:
@@ -260,17 +261,100 @@ class Targets(Container):
         super().__init__(path, "targets", scene)
         self.levels = int(self.attributes("/")["levels"])
 
-    def level(self, number: int) -> TargetLevel:
+    def level(self, number: int) -> DistanceGrid:
         """Read one level; 0 is the finest."""
+        return self.box(number, np.full(3, -np.inf), np.full(3, np.inf))
+
+    def box(
+        self,
+        number: int,
+        lower_world: Float64[np.ndarray, " 3"],
+        upper_world: Float64[np.ndarray, " 3"],
+    ) -> DistanceGrid:
+        """Read the part of a level around a box, down to nothing if it lies outside.
+
+        The eight voxels around a point of the box are in it, as far as there are any.
+        """
         name = f"level{number}"
         attributes = self.attributes(name)
-        tsdf = self.array(f"{name}/tsdf", "<f2", (None, None, None))
-        return TargetLevel(
-            self.array(f"{name}/origin_world", "<f8", (3,)),
-            float(attributes["voxel_size_m"]),
+        size_m = float(attributes["voxel_size_m"])
+        origin_world = self.array(f"{name}/origin_world", "<f8", (3,))
+        tsdf = self.dataset(f"{name}/tsdf", "<f2", (None, None, None))
+        weight = self.dataset(f"{name}/weight", "<u2", tsdf.shape)
+        lower = np.floor((lower_world - origin_world) / size_m).clip(0, tsdf.shape)
+        upper = np.ceil((upper_world - origin_world) / size_m) + 1
+        upper = upper.clip(lower, tsdf.shape)
+        bounds = zip(lower.astype(int), upper.astype(int), strict=True)
+        part = tuple(slice(start, stop) for start, stop in bounds)
+        return DistanceGrid(
+            origin_world + size_m * lower,
+            size_m,
             float(attributes["truncation_m"]),
-            tsdf.astype(np.float32),
-            self.array(f"{name}/weight", "<u2", tsdf.shape),
+            self.read(tsdf, part).astype(np.float32),
+            self.read(weight, part),
+        )
+
+
+@dataclass(frozen=True)
+class SceneVolume:
+    """One scene's geometry: where its surface is, and what a network says about it."""
+
+    surface: DistanceGrid  # weight: views that observed the voxel; 0 = nothing known
+    confidence: Float32[np.ndarray, "x y z"]  # probability of a surface within reach
+    encoding_ijk: Int64[np.ndarray, "n 3"]  # voxels that have an encoding, in C order
+    encoding: Float32[np.ndarray, "n channels"]  # M of the paper; 0 channels = none
+
+
+def write_volume(
+    path: Path, frames: Frames, volume: SceneVolume, made_by: Mapping[str, Any]
+) -> None:
+    """Publish a `volume` file of the scene of `frames`."""
+    surface = volume.surface
+    with write_container(path, "volume", frames.scene, made_by) as writer:
+        writer.array("tsdf", surface.tsdf.astype(np.float16), compress=True)
+        writer.array("weight", surface.weight.astype(np.uint16), compress=True)
+        shares = np.rint(volume.confidence * 255).astype(np.uint8)
+        writer.array("confidence", shares, compress=True)
+        writer.array("origin_world", surface.origin_world)
+        writer.array(
+            "encoding/ijk", volume.encoding_ijk.astype(np.int32), compress=True
+        )
+        writer.array("encoding/features", volume.encoding.astype(np.float16))
+        writer.attributes(
+            "/",
+            voxel_size_m=surface.voxel_size_m,
+            truncation_m=surface.truncation_m,
+        )
+
+
+class VolumeFile(Container):
+    """The geometry of one scene, whoever estimated it."""
+
+    def __init__(self, path: Path, frames: Frames) -> None:
+        super().__init__(path, "volume", frames.scene)
+        self.expect_input("frames", frames.fingerprint)
+
+    def volume(self) -> SceneVolume:
+        """Read all of it."""
+        about = self.attributes("/")
+        tsdf = self.array("tsdf", "<f2", (None, None, None)).astype(np.float32)
+        surface = DistanceGrid(
+            self.array("origin_world", "<f8", (3,)),
+            float(about["voxel_size_m"]),
+            float(about["truncation_m"]),
+            tsdf,
+            self.array("weight", "<u2", tsdf.shape),
+        )
+        shares = self.array("confidence", "u1", tsdf.shape)
+        ijk = self.array("encoding/ijk", "<i4", (None, 3)).astype(np.int64)
+        if ((ijk < 0) | (ijk >= tsdf.shape)).any():
+            self._refuse("encoding/ijk", f"voxels of {tsdf.shape}", "others")
+        features = self.array("encoding/features", "<f2", (len(ijk), None))
+        return SceneVolume(
+            surface,
+            shares.astype(np.float32) / 255,
+            ijk,
+            features.astype(np.float32),
         )
 
 

@@ -1,4 +1,4 @@
-"""Score a reconstructed surface against the true one, by its vertices.
+"""Score a reconstructed surface against the true one, by points on both.
 
 Both point sets are thinned to one mean point per voxel, then nearest distances are
 taken in both directions. The direction is part of every name, because published code
@@ -8,7 +8,7 @@ disagrees on which one is called precision: here, and in NeuralRecon,
 * truth -> predicted: completeness (mean, metres) and recall (share within it).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from gnesf_core.shapes import Bool, Float, Float64, Int64
 View = tuple[
     Float[np.ndarray, "h w"], Float[np.ndarray, "3 3"], Float[np.ndarray, "4 4"]
 ]
+# Scores that are shares of points within a threshold, and their harmonic mean.
+SHARES = ("precision_predicted_to_truth", "recall_truth_to_predicted", "f_score")
 _BRUTE_FORCE_PAIRS = 1 << 24  # distances held at once without a tree
 
 
@@ -95,40 +97,58 @@ def surface_scores(
     truth_vertices: Float[np.ndarray, "truth 3"],
     config: EvaluationConfig,
 ) -> dict[str, object]:
-    """Compare two surfaces by their vertices, ready for JSON.
+    """Compare two surfaces by their vertices, ready for JSON: see `point_scores`."""
+    predicted = voxel_down_sample(predicted_vertices, config.down_sample_m)
+    truth = voxel_down_sample(truth_vertices, config.down_sample_m)
+    return point_scores(predicted, truth, config)
+
+
+def point_scores(
+    predicted: Float[np.ndarray, "predicted 3"],
+    truth: Float[np.ndarray, "truth 3"],
+    config: EvaluationConfig,
+    coarse: bool = False,
+) -> dict[str, object]:
+    """Compare two surfaces by points that are thinned already, ready for JSON.
 
     An empty prediction scores precision, recall and F-score 0, has no distances
     (`None`), and says so in `empty_prediction`. Without truth nothing can be scored.
+    With `coarse` scores within `coarse_threshold_m` are added.
     """
-    predicted = voxel_down_sample(predicted_vertices, config.down_sample_m)
-    truth = voxel_down_sample(truth_vertices, config.down_sample_m)
+    to_truth, to_predicted = np.zeros(0), np.full(len(truth), np.inf)
     scores: dict[str, object] = {
-        "threshold_m": config.threshold_m,
         "down_sample_m": config.down_sample_m,
         "points_predicted": len(predicted),
         "points_truth": len(truth),
         "empty_prediction": len(predicted) == 0,
         "accuracy_predicted_to_truth_m": None,
         "completeness_truth_to_predicted_m": None,
-        "precision_predicted_to_truth": None,
-        "recall_truth_to_predicted": None,
-        "f_score": None,
     }
-    if len(truth) == 0:
-        return scores
-    precision = recall = 0.0
-    if len(predicted):
+    if len(predicted) and len(truth):
         to_truth = nearest_points(truth, predicted)[1]
         to_predicted = nearest_points(predicted, truth)[1]
         scores["accuracy_predicted_to_truth_m"] = float(to_truth.mean())
         scores["completeness_truth_to_predicted_m"] = float(to_predicted.mean())
-        precision = float((to_truth < config.threshold_m).mean())
-        recall = float((to_predicted < config.threshold_m).mean())
-    scores["precision_predicted_to_truth"] = precision
-    scores["recall_truth_to_predicted"] = recall
-    both = precision + recall
-    scores["f_score"] = 2 * precision * recall / both if both else 0.0
+    scores |= _within(to_truth, to_predicted, config.threshold_m)
+    if coarse:
+        further = _within(to_truth, to_predicted, config.coarse_threshold_m)
+        scores |= {f"coarse_{name}": value for name, value in further.items()}
     return scores
+
+
+def _within(
+    to_truth: Float64[np.ndarray, " predicted"],
+    to_predicted: Float64[np.ndarray, " truth"],
+    threshold_m: float,
+) -> dict[str, object]:
+    scores: dict[str, object] = dict.fromkeys(SHARES)
+    if len(to_predicted):
+        precision = float((to_truth < threshold_m).mean()) if len(to_truth) else 0.0
+        recall = float((to_predicted < threshold_m).mean())
+        both = precision + recall
+        f_score = 2 * precision * recall / both if both else 0.0
+        scores = dict(zip(SHARES, (precision, recall, f_score), strict=True))
+    return {"threshold_m": threshold_m} | scores
 
 
 def trimmed_surface_scores(
@@ -136,6 +156,7 @@ def trimmed_surface_scores(
     truth_vertices: Float[np.ndarray, "truth 3"],
     views: Iterable[View],
     config: EvaluationConfig,
+    score: Callable[..., dict[str, object]] = surface_scores,
 ) -> dict[str, object]:
     """Compare two surfaces where cameras saw them; adds the share of each that stays.
 
@@ -147,7 +168,7 @@ def trimmed_surface_scores(
         everything, views, config.trim_tolerance_m, config.trim_depth_m
     )
     split = len(predicted_vertices)
-    scores = surface_scores(
+    scores = score(
         predicted_vertices[seen[:split]], truth_vertices[seen[split:]], config
     )
     scores["trim_tolerance_m"] = config.trim_tolerance_m

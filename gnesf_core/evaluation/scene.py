@@ -9,7 +9,7 @@ from gnesf_core.data.meshes import LabelledMesh
 from gnesf_core.data.store import Frames
 from gnesf_core.evaluation import depth, geometry, semantics
 from gnesf_core.geometry.raycast import make_caster
-from gnesf_core.shapes import Float, UInt8
+from gnesf_core.shapes import Float, Int, UInt8
 
 
 def score_scene(
@@ -30,7 +30,9 @@ def score_scene(
         "confusion": counts.tolist(),
         "semantics": semantics.scannet_scores(counts),
         "geometry": _geometry(predicted, truth_vertices, frames, config),
-        "depth": _depth(predicted, frames, config),
+        "depth": rendered_depth_scores(
+            predicted.vertices_world, predicted.faces, frames, config
+        ),
     }
 
 
@@ -45,18 +47,21 @@ def _geometry(
     return {
         "whole": geometry.surface_scores(vertices, truth_vertices, config),
         "trimmed": geometry.trimmed_surface_scores(
-            vertices, truth_vertices, _views(frames), config
+            vertices, truth_vertices, depth_views(frames), config
         ),
     }
 
 
-def _depth(
-    predicted: LabelledMesh, frames: Frames, config: EvaluationConfig
-) -> dict[str, object]:
-    """Compare depth cast off the mesh with the sensor's, over all kept frames."""
-    caster = make_caster(predicted.vertices_world, predicted.faces)
+def rendered_depth_scores(
+    vertices_world: Float[np.ndarray, "n 3"],
+    faces: Int[np.ndarray, "m 3"],
+    frames: Frames,
+    config: EvaluationConfig,
+) -> dict[str, float | int | None]:
+    """Compare depth cast off a mesh with the sensor's, over all kept frames."""
+    caster = make_caster(vertices_world, faces)
     scores = []
-    for measured, intrinsics, world_from_camera in _views(frames):
+    for measured, intrinsics, world_from_camera in depth_views(frames):
         height, width = measured.shape
         rendered = depth.render_depth(
             caster, intrinsics, world_from_camera, width, height
@@ -65,7 +70,8 @@ def _depth(
     return depth.mean_over_frames(scores)
 
 
-def _views(frames: Frames) -> Iterator[geometry.View]:
+def depth_views(frames: Frames) -> Iterator[geometry.View]:
+    """Read the kept frames' depth with its cameras, one after the other."""
     for position in range(len(frames)):
         yield (
             frames.depth_m(position),

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from gnesf_core.config import FusionConfig
-from gnesf_core.data.store import Frames, TargetLevel
+from gnesf_core.data.store import DistanceGrid, Frames
 from gnesf_core.errors import BadInput
 from gnesf_core.fields.interface import PointLabels, SceneInputs
 from gnesf_core.geometry import camera
@@ -139,7 +139,7 @@ def _running_average(
 
 
 def _corners(
-    points_world: Float64[Tensor, "n 3"], surface: TargetLevel
+    points_world: Float64[Tensor, "n 3"], surface: DistanceGrid
 ) -> tuple[Int64[Tensor, "n 8"], Float32[Tensor, "n 8"]]:
     """Return flat indices of the voxels around points and trilinear weights.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gnesf_core.data.store import Frames, PriorMaps, TargetLevel
+from gnesf_core.data.store import DistanceGrid, Frames, PriorMaps
 from gnesf_core.shapes import Float32, UInt8
 
 
@@ -21,7 +21,7 @@ class SceneInputs:
 
     frames: Frames
     prior: PriorMaps  # of the same frames
-    surface: TargetLevel  # signed distances that the points were taken from
+    surface: DistanceGrid  # signed distances that the points were taken from
 
 
 class PointLabels(NamedTuple):

@@ -21,7 +21,7 @@ _REPORT_SECONDS = 10.0
 
 def fuse_scan(
     scan: Scan, frames: store.Frames, config: TargetsConfig, device: str = "cpu"
-) -> list[store.TargetLevel]:
+) -> list[store.DistanceGrid]:
     """Fuse every usable frame of `scan`; finest level first."""
     _check_same(scan, frames)
     usable = np.flatnonzero(frames.raw_status == store.USABLE)
@@ -122,9 +122,9 @@ def _depth_m(scan: Scan, index: int) -> Float32[np.ndarray, "h w"]:
     return store.depth_in_metres(units, scan.info.depth_units_per_metre)
 
 
-def _level(volume: tsdf.TsdfVolume) -> store.TargetLevel:
+def _level(volume: tsdf.TsdfVolume) -> store.DistanceGrid:
     weight = volume.weight.cpu().numpy()
-    return store.TargetLevel(
+    return store.DistanceGrid(
         volume.grid.origin_world,
         volume.grid.voxel_size_m,
         volume.truncation_m,

@@ -6,6 +6,7 @@ from gnesf_core.config import TrainingConfig
 from gnesf_core.priors.crops import Crops
 from gnesf_core.priors.segmenter import Segmenter
 from gnesf_core.shapes import Float
+from gnesf_core.training.groups import parameter_groups
 
 
 class SegmentationTask:
@@ -22,17 +23,5 @@ class SegmentationTask:
         return model.losses(batch["picture"], batch["labels"])
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict[str, object]]:
-        """Let the backbone learn at its own rate, and spare norms and biases decay."""
-        backbone = {id(parameter) for parameter in self.model.backbone_parameters()}
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for parameter in self.model.parameters():
-            if not parameter.requires_grad:
-                continue
-            rate = config.backbone_rate if id(parameter) in backbone else 1.0
-            decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-        return [
-            {"params": parameters, "lr": config.learning_rate * rate,
-             "weight_decay": decay}
-            for (rate, decay), parameters in groups.items()
-        ]  # fmt: skip
+        """Let the backbone learn at its own rate."""
+        return parameter_groups(self.model, self.model.backbone_parameters(), config)

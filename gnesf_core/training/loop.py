@@ -8,15 +8,14 @@ of the data's order or of any generator.
 
 import logging
 import math
-import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
@@ -24,13 +23,16 @@ from torch.utils.data import DataLoader, default_collate
 from gnesf_core.config import TrainingConfig
 from gnesf_core.errors import BadInput, Stopped
 from gnesf_core.shapes import Float
+from gnesf_core.training.chance import seed
 from gnesf_core.training.distributed import Team, joined
 from gnesf_core.training.report import Report
 from gnesf_core.training.state import States
+from gnesf_core.training.validation import Best, Validation
 
 log = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_HALVINGS = (0.24, 0.48, 0.96)  # shares of all steps
 
 Batch = dict[str, Any]
 
@@ -49,7 +51,12 @@ class Samples(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """What is trained, on what, and how its success is measured."""
+    """What is trained, on what, and how its success is measured.
+
+    A task may have `validate(model) -> float` as well, which tells how bad the model is
+    on what is held out; NaN is worse than anything. Only one process of a team is asked
+    and the others wait for it, which they do for a quarter of an hour.
+    """
 
     model: nn.Module
     samples: Samples
@@ -63,21 +70,35 @@ class Task(Protocol):
         ...
 
 
+class Trained(NamedTuple):
+    """What a training leaves, beside the weights that its model ends with."""
+
+    metrics: bytes  # lines of JSON
+    best: dict[str, Tensor] | None  # weights, on the CPU, that validation liked best
+    best_step: int | None
+
+
 def train(
     task: Task, config: TrainingConfig, workspace: Path, key: str, device: torch.device
-) -> bytes | None:
+) -> Trained | None:
     """Train the task's model, or finish what an earlier run with this `key` began.
 
-    The model must have the same weights whenever it comes in. Returns the metrics, as
-    lines of JSON, or None in the processes of a team that shall not write anything.
+    The model must have the same weights whenever it comes in. Returns None in the
+    processes of a team that shall not write anything.
     """
+    if config.validate_steps and not hasattr(task, "validate"):
+        without = "0, as nothing is held out in this training"
+        _refuse("validate_steps", without, config.validate_steps)
     with joined(device) as team, _deterministic(team.device):
         if config.batch % team.size:
             several = f"a multiple of the number of processes, {team.size}"
             _refuse("batch", several, config.batch)
         with closing(Report(workspace, config, team)) as report:
-            _run(task, config, workspace, key, team, report)
-            return report.metrics.encode() if team.leads else None
+            best = _run(task, config, workspace, key, team, report)
+            if not team.leads:
+                return None
+            weights, step = (best.weights, best.step) if best else (None, None)
+            return Trained(report.metrics.encode(), weights, step)
 
 
 def _run(
@@ -87,47 +108,74 @@ def _run(
     key: str,
     team: Team,
     report: Report,
-) -> None:
+) -> Best | None:
+    """Make the steps that are left; return the best weights, if there are any."""
     model = task.model.to(team.device).train()
     groups = [group | {"rate": group["lr"]} for group in task.parameter_groups(config)]
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    validate = getattr(task, "validate", None)
+    validation = Validation(validate, model, config.seed, team.device)
     states = States(workspace, key, model, optimizer)
-    start = _resume(states, team, report)
+    records = _Records(config, team, report, validation, states)
+    start = records.resume()
     network = team.parallel(_Losses(task, team.device))
     autocast = _autocast(config.precision, team.device)
     batches = _batches(task.samples, config, team, start)
     with _stop_requests() as stop, closing(batches):
         for step in range(start, config.steps):
             batch = next(batches)
-            _seed(config.seed, step, team.rank)
+            seed(config.seed, step, team.rank)
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * rate_factor(config, step)
             parts, norm = _step(network, optimizer, batch, config.clip_norm, autocast)
             report.add(list(batch["name"]), parts, norm)
-            done = step + 1
             stopping = bool(team.largest(stop()))
-            telling = done % config.report_steps == 0 or done == config.steps
-            saving = stopping or done % config.state_steps == 0 or done == config.steps
-            if telling or saving or team.device.type == "cpu":
-                report.collect(done)
-            if telling:
-                report.tell(done, config.learning_rate * rate_factor(config, step))
-            if saving and team.leads:
-                states.write(done, {"report": report.saved()})
-            if stopping and done < config.steps:
+            records.keep(step, stopping)
+            if stopping and step + 1 < config.steps:
                 # torchrun kills the rest when one ends: let the state be whole first.
                 team.largest(0)
-                raise Stopped(f"stopped after step {done} of {config.steps}")
+                raise Stopped(f"stopped after step {step + 1} of {config.steps}")
+    return validation.best
 
 
-def _resume(states: States, team: Team, report: Report) -> int:
-    """Restore the newest state in every process; return how many steps it has seen."""
-    state = states.restore_newest() if team.leads else None
-    step = team.largest(0 if state is None else state["step"])
-    if step and state is None:
-        state = states.restore(step)
-    report.start(step, state and state["report"])
-    return step
+@dataclass(frozen=True)
+class _Records:
+    """What is found out, told and saved between the steps."""
+
+    config: TrainingConfig
+    team: Team
+    report: Report
+    validation: Validation
+    states: States
+
+    def resume(self) -> int:
+        """Restore the newest state in every process; return the steps it has seen."""
+        state = self.states.restore_newest() if self.team.leads else None
+        step = self.team.largest(0 if state is None else state["step"])
+        if step and state is None:
+            state = self.states.restore(step)
+        self.report.start(step, state and state["report"])
+        self.validation.start(state and state["best"])
+        return step
+
+    def keep(self, step: int, stopping: bool) -> None:
+        """Do what is due after step 0, 1, ..."""
+        done, team = step + 1, self.team
+        validating = self._due(done, self.config.validate_steps)
+        telling = validating or self._due(done, self.config.report_steps)
+        saving = stopping or self._due(done, self.config.state_steps)
+        if telling or saving or team.device.type == "cpu":
+            self.report.collect(done)
+        value = self.validation.value(done) if validating and team.leads else None
+        if telling:
+            rate = self.config.learning_rate * rate_factor(self.config, step)
+            self.report.tell(done, rate, value)
+        if saving and team.leads:
+            best = self.validation.saved()
+            self.states.write(done, {"report": self.report.saved(), "best": best})
+
+    def _due(self, done: int, every: int) -> bool:
+        return every > 0 and (done % every == 0 or done == self.config.steps)
 
 
 def _step(
@@ -161,7 +209,9 @@ def rate_factor(config: TrainingConfig, step: int) -> float:
             return (1 - done) ** 0.9
         case "cosine":
             return (1 + math.cos(math.pi * done)) / 2
-    _refuse("schedule", "constant, poly or cosine", config.schedule)
+        case "halving":  # NeuralRecon's, after 12, 24 and 48 of its 50 epochs
+            return 0.5 ** sum(step / config.steps >= share for share in _HALVINGS)
+    _refuse("schedule", "constant, poly, cosine or halving", config.schedule)
 
 
 class _Losses(nn.Module):
@@ -173,12 +223,21 @@ class _Losses(nn.Module):
         self._task, self._device = task, device
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        moved = {
-            name: value.to(self._device, non_blocking=True)
-            for name, value in batch.items()
-            if isinstance(value, Tensor)
-        }
-        return self._task.losses(self.model, batch | moved)
+        return self._task.losses(self.model, moved(batch, self._device))
+
+
+def moved(values: Any, device: torch.device) -> Any:
+    """Return the same structure with its tensors on a device."""
+    match values:
+        case Tensor():
+            return values.to(device, non_blocking=True)
+        case dict():
+            return {name: moved(value, device) for name, value in values.items()}
+        case tuple() if hasattr(values, "_fields"):
+            return type(values)(*(moved(value, device) for value in values))
+        case list() | tuple():
+            return type(values)(moved(value, device) for value in values)
+    return values
 
 
 class _Refusal(NamedTuple):
@@ -282,13 +341,6 @@ def _autocast(precision: str, device: torch.device) -> AbstractContextManager:
         log.warning("this GPU has no bf16: training in float32")
         bf16 = False
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
-
-
-def _seed(*numbers: int) -> None:
-    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 (a library may draw from it)
-    random.seed(seed)
 
 
 def _refuse(place: str, expected: str, found: object) -> NoReturn:

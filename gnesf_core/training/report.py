@@ -93,8 +93,10 @@ class Report:
         self._rows += rows
         self._pending.clear()
 
-    def tell(self, step: int, learning_rate: float) -> None:
-        """Report the mean of the rows since the last report."""
+    def tell(
+        self, step: int, learning_rate: float, validation: float | None = None
+    ) -> None:
+        """Report the mean of the rows since the last report, and a validation."""
         columns = zip(*self._rows, strict=True)
         means = [math.fsum(column) / len(self._rows) for column in columns]
         self._rows = []
@@ -109,6 +111,8 @@ class Report:
             "learning_rate": learning_rate,
             "items_per_second": rate * self._config.batch,
         } | dict(zip(self._names, means, strict=True))
+        if validation is not None:
+            values["validation"] = validation
         line = json.dumps(values) + "\n"
         self.metrics += line
         self._file.write(line)
@@ -135,8 +139,9 @@ def progress_line(
     """Say in a line how far a training is, how it does and how long it will take."""
     losses = " ".join(f"{name} {values[name]:.3g}" for name in parts)
     left_s = (steps - values["step"]) / steps_per_second
+    tried = f"validation {values['validation']:.4g}  " if "validation" in values else ""
     return (
-        f"step {values['step']}/{steps}  loss {values['loss']:.4g} ({losses})  "
+        f"step {values['step']}/{steps}  loss {values['loss']:.4g} ({losses})  {tried}"
         f"{steps_per_second:.2f} steps/s  {values['items_per_second']:.1f} items/s  "
         f"{_duration(left_s)} left  lr {values['learning_rate']:.2g}"
     )

@@ -49,7 +49,7 @@ def flat(**shares):
 def voxels(shape=(2, 2, 2), origin=(0.0, 0.0, 0.0), size_m=1.0, truncation_m=0.05):
     """Return a surface that was observed everywhere."""
     tsdf, weight = np.zeros(shape, np.float32), np.ones(shape, np.uint16)
-    return store.TargetLevel(np.array(origin), size_m, truncation_m, tsdf, weight)
+    return store.DistanceGrid(np.array(origin), size_m, truncation_m, tsdf, weight)
 
 
 @pytest.fixture

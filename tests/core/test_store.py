@@ -97,7 +97,7 @@ def test_a_scene_without_labels_says_so(tmp_path):
 def test_targets_come_back_in_physical_units(tmp_path):
     tsdf = np.linspace(-1, 1, 4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
     weight = np.arange(120, dtype=np.uint16).reshape(4, 5, 6)
-    level = store.TargetLevel(np.array([1.0, 2.0, 3.0]), 0.04, 0.12, tsdf, weight)
+    level = store.DistanceGrid(np.array([1.0, 2.0, 3.0]), 0.04, 0.12, tsdf, weight)
     path = tmp_path / "targets.h5"
     store.write_targets(path, "s", [level], provenance("t", {}, {"frames": "f"}))
     with store.Targets(path, "s") as targets:

@@ -3,6 +3,7 @@
 Run as a program, this file trains the toy task below.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -19,6 +20,7 @@ import time
 import warnings
 from collections import deque
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -28,8 +30,9 @@ from torch import nn
 from gnesf_core.config import TrainingConfig
 from gnesf_core.data.publish import verify
 from gnesf_core.errors import BadInput, Diverged, Stopped
-from gnesf_core.training.loop import STOP_SIGNALS, rate_factor, train
+from gnesf_core.training.loop import STOP_SIGNALS, Task, moved, rate_factor, train
 from gnesf_core.training.state import remove_states
+from gnesf_core.training.validation import Validation
 from gnesf_core.training.weights import (
     load_into,
     read_pickled,
@@ -53,6 +56,7 @@ CONFIG = TrainingConfig(
     workers=0,
     report_steps=5,
     state_steps=4,
+    validate_steps=0,
 )
 
 
@@ -105,11 +109,31 @@ class Regression:
         ]
 
 
+class Validated(Regression):
+    """Draws numbers, changes modes: everything that a training must not notice."""
+
+    def __init__(self, samples=None, dropout=0.3, values=None):
+        super().__init__(samples, dropout)
+        self.values, self.tried = values, []
+
+    def validate(self, model):
+        assert model is self.model and not torch.is_grad_enabled()
+        modes = [module.training for module in model.modules()]
+        self.tried.append((weights_of(model), modes, torch.rand(1).item()))
+        x = torch.randn(50, 3) + float(np.random.rand()) + random.random()  # noqa: NPY002
+        model.train()(x)
+        if self.values:
+            return self.values[len(self.tried) - 1]
+        model.eval()
+        # Least in the middle of the training: the answers grow.
+        return abs(float(model(x).square().mean()) - 0.5)
+
+
 def trained(folder, config=CONFIG, task=None, key=KEY):
     """Train and return what a training leaves: its weights and its metrics."""
     task = task or Regression()
-    metrics = train(task, config, folder, key, CPU)
-    return weights_of(task.model), reports(metrics)
+    end = train(task, config, folder, key, CPU)
+    return weights_of(task.model), reports(end.metrics)
 
 
 def weights_of(model):
@@ -155,8 +179,19 @@ def test_schedules_fall_from_one_to_zero_at_the_last_step():
             assert rate_factor(config, 110) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("steps", [50, 100, 300, 29650])
+def test_the_rate_is_halved_where_neuralrecon_halves_it(steps):
+    config = settings(steps=steps, warmup_steps=4, schedule="halving")
+    factors = [rate_factor(config, step) for step in range(steps)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    falls = [n for n in range(4, steps) if factors[n] < factors[n - 1]]
+    assert falls == [steps * epoch // 50 for epoch in (12, 24, 48)]
+    assert sorted(set(factors[4:])) == [0.125, 0.25, 0.5, 1]
+
+
 def test_an_unknown_schedule_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="schedule: expected constant, poly or cosine"):
+    schedules = "constant, poly, cosine or halving"
+    with pytest.raises(BadInput, match=f"schedule: expected {schedules}"):
         trained(tmp_path, settings(schedule="linear", warmup_steps=0))
 
 
@@ -199,7 +234,7 @@ def adamw_by_hand(config):
 def test_steps_are_those_of_adamw_with_clipped_gradients(tmp_path):
     config = settings(steps=4, warmup_steps=8, clip_norm=1.5, report_steps=1)
     task = Line()
-    metrics = reports(train(task, config, tmp_path, KEY, CPU))
+    metrics = reports(train(task, config, tmp_path, KEY, CPU).metrics)
     weights, norms = adamw_by_hand(config)
     assert min(norms) < config.clip_norm < max(norms)  # both sides are exercised
     found = task.model.weight.detach().numpy()[0]
@@ -307,7 +342,7 @@ def wait_for(process, pattern):
 
 @pytest.mark.slow
 def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
-    config = settings(steps=40, report_steps=1, state_steps=3)
+    config = settings(steps=40, report_steps=1, state_steps=3, validate_steps=4)
     program = start_program(tmp_path / "undisturbed", config=config)
     assert program.wait(300) == 0
     rng = random.Random(3)
@@ -318,7 +353,7 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
         program.kill()
         assert program.wait() == -signal.SIGKILL
     assert start_program(tmp_path / "killed", config=config).wait(300) == 0
-    for name in ("weights.safetensors", "metrics"):
+    for name in ("weights.safetensors", "best.safetensors", "metrics"):
         killed, undisturbed = (
             (tmp_path / folder / name).read_bytes()
             for folder in ("killed", "undisturbed")
@@ -405,7 +440,157 @@ def test_two_trainings_do_not_share_a_folder(tmp_path):
     trained(tmp_path, settings(steps=1), Regression(Nested()))
 
 
+# Weights that did best
+
+
+VALIDATED = settings(validate_steps=3)  # after 3, 6, ..., 18 and 20
+
+
+def ended(folder, task, config=VALIDATED):
+    """Train and return everything that a validated training leaves."""
+    end = train(task, config, folder, KEY, CPU)
+    best = end.best and {n: v.numpy().tobytes() for n, v in end.best.items()}
+    return weights_of(task.model), reports(end.metrics), best, end.best_step
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory):
+    return ended(tmp_path_factory.mktemp("validated"), Validated())
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ([5, 4, 2, 3, 2, 9, 9], 9),  # of equal ones the first
+        ([5, 4, 3, 2, 1, 0, -1], 20),
+        ([1, 2, 3, 4, 5, 6, 7], 3),
+        ([math.nan, 4, math.nan, 3, 5, math.nan, math.nan], 12),
+        ([math.inf] * 7, 3),
+    ],
+)
+def test_the_best_weights_are_those_of_the_best_step(tmp_path, values, best):
+    task = Validated(values=values)
+    _, metrics, weights, step = ended(tmp_path, task)
+    tried = {
+        line["step"]: line["validation"] for line in metrics if "validation" in line
+    }
+    assert list(tried) == [3, 6, 9, 12, 15, 18, 20]
+    assert list(tried.values()) == pytest.approx(values, nan_ok=True)
+    assert step == best
+    assert weights == task.tried[list(tried).index(best)][0]
+    shorter = Validated(values=[0] * 7)
+    ended(tmp_path / "shorter", shorter, settings(validate_steps=best, warmup_steps=3))
+    assert weights == shorter.tried[0][0]
+
+
+def test_a_training_whose_every_validation_is_nan_has_no_best_weights(tmp_path):
+    weights, metrics, best, step = ended(tmp_path, Validated(values=[math.nan] * 7))
+    assert best is step is None
+    assert [line["step"] for line in metrics][-1] == 20
+
+
+def test_validation_does_not_change_the_training(tmp_path, undisturbed):
+    task = Validated()
+    weights, metrics, _, best = ended(tmp_path, task, settings(validate_steps=5))
+    assert weights == undisturbed[0]
+    for line in metrics:
+        del line["validation"]
+    assert metrics == undisturbed[1]
+    assert all(module.training for module in task.model.modules())
+    modes = [modes for _, modes, _ in task.tried]
+    assert not any(map(any, modes))
+    numbers = {number for *_, number in task.tried}
+    assert len(numbers) == 1  # tried on the same every time
+
+
+def test_validation_leaves_generators_and_modes_as_they_were():
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
+    model[1].eval()
+    task = Validated(values=[1.0])
+    task.model = model
+
+    def drawn(between):
+        torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
+        between()
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()  # noqa: NPY002
+
+    validation = Validation(task.validate, model, 0, CPU)
+    assert drawn(lambda: validation.value(1)) == drawn(lambda: None)
+    assert [module.training for module in model.modules()] == [True, True, False, False]
+    assert torch.is_grad_enabled()
+
+
+def test_without_validation_nothing_is_tried_or_kept(tmp_path):
+    task = Validated()
+    _, metrics, best, step = ended(tmp_path, task, CONFIG)
+    assert task.tried == [] and best is step is None
+    assert not any("validation" in line for line in metrics)
+
+
+def test_validation_of_a_task_without_any_is_refused(tmp_path):
+    assert isinstance(Regression(), Task)
+    with pytest.raises(BadInput, match="validate_steps: expected 0.*found 3"):
+        ended(tmp_path, Regression())
+
+
+@pytest.mark.parametrize("sample", [9, 23, 45, 66, 79])
+def test_a_crashed_training_ends_with_the_same_best_weights(
+    tmp_path, validated, sample
+):
+    assert validated[3] not in (3, 20)
+    with pytest.raises(OSError, match="disk is gone"):
+        ended(tmp_path, Validated(Points(sample, "crash")))
+    assert ended(tmp_path, Validated()) == validated
+
+
+@pytest.mark.parametrize("sample", [10, 32, 79])
+def test_a_stopped_training_ends_with_the_same_best_weights(
+    tmp_path, validated, sample
+):
+    last = sample // CONFIG.batch == CONFIG.steps - 1
+    with contextlib.nullcontext() if last else pytest.raises(Stopped):
+        ended(tmp_path, Validated(Points(sample, "SIGTERM")))
+    assert ended(tmp_path, Validated(Refuses() if last else None)) == validated
+
+
+def test_progress_tells_the_validation(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "gnesf_core.training"):
+        ended(tmp_path, Validated(values=[0.12345, *[math.nan] * 6]))
+    lines = [line for line in caplog.messages if line.startswith("step ")]
+    assert [line.split("/")[0] for line in lines if "validation" in line] == [
+        f"step {step}" for step in (3, 6, 9, 12, 15, 18, 20)
+    ]
+    assert ")  validation 0.1235  " in lines[0] and "validation nan  " in lines[-1]
+
+
 # What it says
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: list
+
+
+def test_tensors_move_wherever_they_are_in_a_batch():
+    here, there = torch.zeros(2), torch.device("meta")
+    batch = {
+        "name": ["a", "b"],
+        "views": [{"k": here}, (here, None)],
+        "levels": Pair(here, [here, 3]),
+        "numbers": np.zeros(2),
+    }
+    found = moved(batch, there)
+    tensors = [
+        found["views"][0]["k"],
+        found["views"][1][0],
+        found["levels"].first,
+        found["levels"].second[0],
+    ]
+    assert all(tensor.device == there for tensor in tensors)
+    assert found["name"] == ["a", "b"] and found["numbers"] is batch["numbers"]
+    assert found["views"][1][1] is None and found["levels"].second[1] == 3
+    assert type(found["views"][1]) is tuple and type(found["levels"]) is Pair
+    assert batch["views"][0]["k"] is here
 
 
 def test_metrics_are_means_over_the_steps_of_a_report(tmp_path):
@@ -425,7 +610,7 @@ def test_the_metrics_file_heals(tmp_path):
         trained(tmp_path, task=Regression(Points(45, "SIGTERM")))
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 3}\nrubbi')
-    metrics = train(Regression(), CONFIG, tmp_path, KEY, CPU)
+    metrics = train(Regression(), CONFIG, tmp_path, KEY, CPU).metrics
     assert path.read_bytes() == metrics
     assert [line["step"] for line in reports(metrics)] == [5, 10, 15, 20]
 
@@ -532,7 +717,7 @@ def start_pair(folder, config, **arguments):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path):
-    config = settings(report_steps=1)
+    config = settings(report_steps=1, validate_steps=3)
     pair = start_pair(tmp_path / "pair", config, pause_s=0.02)
     wait_for(pair[0], "step 7/")
     pair[1].terminate()  # one is told, both stop
@@ -540,11 +725,15 @@ def test_two_processes_learn_what_one_learns(tmp_path):
         assert process.wait(300) == 75, process.stderr.read()
     for process in start_pair(tmp_path / "pair", config):
         assert process.wait(300) == 0, process.stderr.read()
-    task = Regression(dropout=0.0)
-    _, alone = trained(tmp_path / "alone", config, task)
-    together, _ = read_weights(tmp_path / "pair" / "weights.safetensors")
-    for name, value in task.model.state_dict().items():
-        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)
+    task = Validated(dropout=0.0)
+    end = train(task, config, tmp_path / "alone", KEY, CPU)
+    alone = reports(end.metrics)
+    expected = {"weights": task.model.state_dict(), "best": end.best}
+    for file, tensors in expected.items():
+        together, about = read_weights(tmp_path / "pair" / f"{file}.safetensors")
+        assert about.get("step", str(end.best_step)) == str(end.best_step)
+        for name, value in tensors.items():
+            torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)
     pair = reports((tmp_path / "pair" / "metrics").read_bytes())
     assert len(pair) == len(alone)
     for one, two in zip(alone, pair, strict=True):
@@ -573,7 +762,7 @@ def test_the_death_of_one_process_does_not_hang_the_other(tmp_path):
 def test_a_gpu_learns_about_the_same_and_still_names_the_samples(tmp_path, undisturbed):
     device = torch.device("cuda")
     task = Regression(dropout=0.0)
-    gpu = reports(train(task, CONFIG, tmp_path / "gpu", KEY, device))
+    gpu = reports(train(task, CONFIG, tmp_path / "gpu", KEY, device).metrics)
     _, cpu = trained(tmp_path / "cpu", task=Regression(dropout=0.0))
     for one, two in zip(gpu, cpu, strict=True):
         assert one == pytest.approx(two, rel=1e-3)
@@ -842,14 +1031,17 @@ def main():
     folder, config = Path(sys.argv[1]), TrainingConfig(**json.loads(sys.argv[2]))
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     several = "WORLD_SIZE" in os.environ  # each draws its own dropout: leave it out
-    task = Regression(Points(pause_s=float(sys.argv[3])), 0.0 if several else 0.3)
+    task = Validated(Points(pause_s=float(sys.argv[3])), 0.0 if several else 0.3)
     try:
-        metrics = train(task, config, folder, KEY, CPU)
+        end = train(task, config, folder, KEY, CPU)
     except Stopped:
         sys.exit(75)
-    if metrics is not None:
+    if end is not None:
         write_weights(folder / "weights.safetensors", task.model.state_dict(), {})
-        (folder / "metrics").write_bytes(metrics)
+        (folder / "metrics").write_bytes(end.metrics)
+        if end.best is not None:
+            about = {"step": str(end.best_step)}
+            write_weights(folder / "best.safetensors", end.best, about)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from stages import (
     export_labels,
     extract_frames,
     extract_mesh,
+    fuse_features,
     fuse_targets,
     pack_submission,
     plot_scene,
@@ -27,7 +28,8 @@ from tests import tiny_room
 
 FRAMES = FramesConfig(15.0, 0.1, 9, False, 10, 5)
 TARGETS = TargetsConfig(0.08, 2, 3.0, 5.0)
-EVALUATION = EvaluationConfig(0.1, 0.04, 0.1, 5.0, 10.0)
+EVALUATION = EvaluationConfig(0.1, 0.2, 0.04, 0.1, 5.0, 10.0)
+FUSED = json.dumps({"level": 0})
 LABELS = json.dumps({"map_width": 96, "map_height": 72})
 MEAN = json.dumps(
     {"rule": "mean", "depth_tolerance_m": 0.12, "max_depth_m": 5.0, "max_weight": 64.0}
@@ -43,7 +45,8 @@ def room(tmp_path_factory):
 def chain(room, tmp_path_factory):
     """Run every stage once and return where the results are."""
     out = tmp_path_factory.mktemp("results")
-    names = ("frames.h5", "targets.h5", "prior.h5", "cost.json", "oracle.ply")
+    names = ("frames.h5", "targets.h5", "volume.h5", "prior.h5", "cost.json",
+             "oracle.ply")  # fmt: skip
     paths = {name: out / name for name in names}
     extract_frames.main(
         room.sens, paths["frames.h5"], room.scene, "scannet", FRAMES, room.labels,
@@ -52,12 +55,16 @@ def chain(room, tmp_path_factory):
     fuse_targets.main(
         room.sens, paths["frames.h5"], paths["targets.h5"], "scannet", TARGETS
     )
+    fuse_features.main(
+        paths["frames.h5"], paths["volume.h5"], "fused_depth", FUSED,
+        paths["targets.h5"],
+    )  # fmt: skip
     cache_prior.main(
         paths["frames.h5"], paths["prior.h5"], paths["cost.json"], "labels", "labels",
         LABELS,
     )  # fmt: skip
     extract_mesh.main(
-        paths["frames.h5"], paths["targets.h5"], paths["prior.h5"],
+        paths["frames.h5"], paths["volume.h5"], paths["prior.h5"],
         paths["oracle.ply"], "fusion", MEAN,
     )  # fmt: skip
     paths["scores"] = out / "scores.json"
@@ -180,7 +187,7 @@ def test_targets_of_another_scan_are_refused(chain, tmp_path):
     extract_frames.main(other.sens, frames, other.scene, "scannet", FRAMES)
     with pytest.raises(BadInput, match="input frames"):
         extract_mesh.main(
-            frames, chain["targets.h5"], chain["prior.h5"], tmp_path / "m.ply",
+            frames, chain["volume.h5"], chain["prior.h5"], tmp_path / "m.ply",
             "fusion", MEAN,
         )  # fmt: skip
 
@@ -192,7 +199,7 @@ def test_the_prior_of_another_scene_is_refused(chain, tmp_path):
     cache_prior.main(frames, prior, tmp_path / "c.json", "labels", "labels", LABELS)
     with pytest.raises(BadInput, match="prior.h5: attribute scene"):
         extract_mesh.main(
-            chain["frames.h5"], chain["targets.h5"], prior, tmp_path / "m.ply",
+            chain["frames.h5"], chain["volume.h5"], prior, tmp_path / "m.ply",
             "fusion", MEAN,
         )  # fmt: skip
     assert not (tmp_path / "m.ply").exists()
@@ -229,7 +236,9 @@ def test_a_scene_without_labels_still_gets_a_mesh_and_a_submission(room, tmp_pat
     fuse_targets.main(room.sens, frames, targets, "scannet", TARGETS)
     prior, cost = tmp_path / "p.h5", tmp_path / "c.json"
     cache_prior.main(frames, prior, cost, "labels", "labels", LABELS)
-    extract_mesh.main(frames, targets, prior, tmp_path / "m.ply", "fusion", MEAN)
+    volume = tmp_path / "volume.h5"
+    fuse_features.main(frames, volume, "fused_depth", FUSED, targets)
+    extract_mesh.main(frames, volume, prior, tmp_path / "m.ply", "fusion", MEAN)
     mesh, _ = read_mesh(tmp_path / "m.ply")
     assert len(mesh.vertices_world) > 1000 and (mesh.label == IGNORE).all()
     export_labels.main(tmp_path / "m.ply", room.mesh, tmp_path / "s.txt")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import fields
 
@@ -244,6 +245,22 @@ def test_training_curves_name_all_losses_and_fit_a_phone(tmp_path):
 def test_unusual_metrics_are_drawn_all_the_same(tmp_path, text):
     root, words = words_of(draw(tmp_path, text))
     assert root.tag.endswith("svg") and "loss" in words
+
+
+def test_what_only_some_lines_tell_is_drawn_from_one_to_the_next(tmp_path):
+    lines = [json.loads(line) for line in metrics_text(60).splitlines()]
+    for line, value in zip(lines[9::10], [3, 2, math.nan, 1, 2, 2], strict=True):
+        line["validation"] = value
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    _, words = words_of(draw(tmp_path, text))
+    assert "validation" in words
+    table = plot_training.read_metrics(tmp_path / "metrics.jsonl")
+    figure, cell = plot_training.plt.subplots()
+    plot_training._draw_noisy(cell, table[["loss", "validation"]])
+    (curve,) = [line for line in cell.lines if line.get_label() == "validation"]
+    assert curve.get_xdata().tolist() == [100, 200, 400, 500, 600]
+    assert curve.get_ydata().tolist() == [3, 2, 1, 2, 2]
+    plot_training.plt.close(figure)
 
 
 def test_the_last_line_about_a_step_counts(tmp_path):

@@ -34,7 +34,7 @@ DATA = SegmentationDataConfig("kept", 0.5, 0.8, 1.5, 0.5, 0.2)
 TRAINING = TrainingConfig(
     seed=1, steps=4, batch=2, learning_rate=1e-3, backbone_rate=1.0, weight_decay=0.05,
     schedule="cosine", warmup_steps=1, clip_norm=1.0, precision="bf16", workers=0,
-    report_steps=2, state_steps=2,
+    report_steps=2, state_steps=2, validate_steps=0,
 )  # fmt: skip
 
 

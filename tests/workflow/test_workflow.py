@@ -14,10 +14,14 @@ from gnesf_core.config import (
     EvaluationConfig,
     FolderPriorConfig,
     FramesConfig,
+    FragmentDataConfig,
+    FusedDepthConfig,
     FusionConfig,
     LabelsPriorConfig,
     Mask2FormerConfig,
+    NeuconConfig,
     NoisyLabelsConfig,
+    PlaneSweepConfig,
     SegmentationDataConfig,
     SynthRoomsConfig,
     SynthRoomsCounts,
@@ -54,11 +58,14 @@ def test_a_bare_clone_plans_the_whole_demo(tree):
     jobs = tree.planned()
     assert jobs["synthesize_scene"] == 36 and jobs["synthesize_test_scene"] == 2
     assert jobs["extract_frames"] == 38 and jobs["train_prior"] == 1
-    scenes, priors, fields = 4, 3, 4
-    assert jobs["fuse_targets"] == jobs["plot_scene"] == scenes
+    scenes, priors, geometries, fields = 4, 3, 3, 4
+    assert jobs["fuse_targets"] == 32 + scenes and jobs["train_sdf"] == 1
+    assert jobs["plot_scene"] == jobs["plot_geometry"] == scenes
+    assert jobs["fuse_features"] == jobs["evaluate_geometry"] == scenes * geometries
     assert jobs["cache_prior"] == jobs["evaluate_prior"] == scenes * priors
     assert jobs["extract_mesh"] == jobs["evaluate_scene"] == scenes * fields
     assert jobs["summarize"] == jobs["summarize_priors"] == 1
+    assert jobs["summarize_geometries"] == 1 and jobs["plot_training"] == 2
 
 
 def test_the_run_ends_in_tables_pictures_and_meshes(finished):
@@ -67,6 +74,10 @@ def test_the_run_ends_in_tables_pictures_and_meshes(finished):
     assert "| oracle |" in table and "| mask2former-mean |" in table
     table = (results / "tables/priors_val.md").read_text()
     assert "| mask2former |" in table and "| labels |" in table
+    table = (results / "tables/geometries_val.md").read_text()
+    assert all(f"| {name} |" in table for name in ("fused-depth", "neucon"))
+    assert (results / "figures/geometry/scene0001_00.png").exists()
+    assert (results / "figures/geometry/neucon/training.svg").exists()
     assert (results / "figures/priors/mask2former/scene0001_00.png").exists()
     assert (results / "figures/priors/mask2former/training.svg").exists()
     assert (results / "fields/oracle/scene0001_00.ply").stat().st_size > 10_000
@@ -93,6 +104,9 @@ MESHED = SCORED | {"extract_mesh", "plot_scene"}
 JUDGED = {"evaluate_prior", "summarize_priors", "all"}
 CACHED = MESHED | JUDGED | {"cache_prior", "plot_prior"}
 TRAINED = CACHED | {"train_prior", "plot_training"}
+MEASURED = {"evaluate_geometry", "summarize_geometries", "plot_geometry", "all"}
+FUSED = MEASURED | {"fuse_features"}  # all of them: fields see new volumes too
+LEARNED = FUSED | {"train_sdf", "plot_training"}
 
 
 @pytest.mark.parametrize(
@@ -101,14 +115,16 @@ TRAINED = CACHED | {"train_prior", "plot_training"}
         ("gnesf_core/evaluation/semantics.py", "truth_valid = counts[:CLASSES]",
          "truth_valid = +counts[:CLASSES]", SCORED | JUDGED | {"plot_prior"}),
         ("gnesf_core/geometry/tsdf.py", "MOST_VOXELS = 2**28", "MOST_VOXELS = 2**27",
-         MESHED | {"fuse_targets"}),
+         MESHED | LEARNED | {"fuse_targets"}),
         ("gnesf_core/data/keyframes.py", "taken: list[int] = []",
-         "taken: list[int] = list()", TRAINED | {"fuse_targets", "extract_frames"}),
+         "taken: list[int] = list()", TRAINED | LEARNED | {"fuse_targets", "extract_frames"}),
         ("gnesf_core/viz/picture.py", "_MARGIN = 0.94", "_MARGIN = 0.93",
-         {"plot_scene", "all"}),
+         {"plot_scene", "plot_geometry", "all"}),
         ("gnesf_core/evaluation/prior.py", "CONFIDENCE_BINS = 10",
          "CONFIDENCE_BINS = 11", JUDGED),
-        ("gnesf_core/training/loop.py", "** 0.9", "** 0.95", TRAINED),
+        ("gnesf_core/training/loop.py", "** 0.9", "** 0.95", TRAINED | LEARNED),
+        ("gnesf_core/geometries/training.py", "_SATURATED = 0.999",
+         "_SATURATED = 0.998", LEARNED),
         ("gnesf_core/priors/labels.py", "areas.ravel(), count)",
          "+areas.ravel(), count)", CACHED),
         ("gnesf_core/fields/fusion.py", "_NO_COLOR = 127", "_NO_COLOR = 128", MESHED),
@@ -124,7 +140,7 @@ def test_an_edit_reruns_the_stages_that_use_it_and_what_follows(
 def test_a_changed_value_reruns_only_what_reads_it(changed):
     (changed.root / "more.yaml").write_text("evaluation: {threshold_m: 0.07}\n")
     jobs = changed.planned(*TINY, "more.yaml")
-    assert set(jobs) == {"evaluate_scene", "summarize", "plot_classes", "all"}
+    assert set(jobs) == SCORED | (MEASURED - {"plot_geometry"})
 
 
 def test_a_changed_recipe_reruns_only_its_own_prior(changed):
@@ -160,7 +176,8 @@ def test_chapters_have_names(finished):
     for target in ("frames", "meshes", "evaluation", "figures"):
         assert finished.planned(target, *TINY) == {}
     # What nothing else asks for yet: targets and maps of scenes that are not scored.
-    assert finished.planned("targets", *TINY)["fuse_targets"] == 2
+    assert finished.planned("targets", *TINY)["fuse_targets"] == 1
+    assert finished.planned("geometry", *TINY)["fuse_features"] == 2 * 3
     assert finished.planned("priors", *TINY)["cache_prior"] == 2 * 2
     jobs = finished.planned("submission", *TINY)
     assert jobs["export_labels"] == jobs["pack_submission"] == 2
@@ -249,6 +266,7 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
         assert set(schema[section]["properties"]) == names
         assert set(schema[section]["required"]) == names
     mask2former, priors = config["priors"]["mask2former"], config["priors"]
+    neucon, geometries = config["geometries"]["neucon"], config["geometries"]
     recipes = {
         "mask2former": (Mask2FormerConfig, mask2former["settings"]),
         "segmentation_data": (SegmentationDataConfig, mask2former["data"]),
@@ -257,6 +275,10 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
         "noisy_labels": (NoisyLabelsConfig, priors["noisy-labels"]["settings"]),
         "folder_prior": (FolderPriorConfig, None),
         "fusion": (FusionConfig, config["fields"]["oracle"]["settings"]),
+        "neucon": (NeuconConfig, neucon["settings"]),
+        "fragment_data": (FragmentDataConfig, neucon["data"]),
+        "plane_sweep": (PlaneSweepConfig, geometries["plane-sweep"]["settings"]),
+        "fused_depth": (FusedDepthConfig, geometries["fused-depth"]["settings"]),
     }
     for definition, (dataclass, values) in recipes.items():
         names = set(dataclass.__dataclass_fields__)
@@ -278,12 +300,16 @@ def test_every_profile_and_overlay_parses(tree):
                 scan.with_name(scan.name + end).touch()
         (raw / "scannetv2-labels.combined.tsv").touch()
         settings = yaml.safe_load((tree.root / overlay).read_text())
-        start = settings["priors"]["mask2former"]["settings"]["start_from"]
-        (tree.root / start).parent.mkdir(parents=True)
-        (tree.root / start).touch()
+        for start in (
+            settings["priors"]["mask2former"]["settings"]["start_from"],
+            settings["geometries"]["neucon"]["settings"]["encoder_weights"],
+        ):
+            (tree.root / start).parent.mkdir(parents=True, exist_ok=True)
+            (tree.root / start).touch()
         jobs = tree.planned("--configfile", overlay)
         assert jobs["extract_frames"] == 3 and jobs["train_prior"] == 1
         assert jobs["cache_prior"] == 2  # of the validation scene, without noisy labels
+        assert jobs["train_sdf"] == 1 and jobs["fuse_features"] == 3
 
 
 def test_two_runs_at_once_do_not_spoil_each_other(tree):

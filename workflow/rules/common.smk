@@ -15,7 +15,7 @@ from code_digest import CodeDigest
 from recipes import resolve
 from scenes import read_splits
 
-for section in ("priors", "fields"):
+for section in ("priors", "geometries", "fields"):
     try:
         config[section] = resolve(section, config.get(section) or {})
     except ValueError as error:
@@ -40,13 +40,16 @@ SUBMITTED_SPLITS = ["test"] if SPLITS["test"] and FORMAT == "scannet" else []
 # Splits whose frames come with labels to judge a prior by.
 PRIOR_SPLITS = ["val"] if SPLITS["val"] and LABEL_MAP else []
 PRIORS = list(config["priors"])
+GEOMETRIES = list(config["geometries"])
 FIELDS = list(config["fields"])
-for field, recipe in config["fields"].items():
-    if recipe["prior"] not in PRIORS:
-        raise WorkflowError(
-            f"config: fields: {field}: prior: expected one of {PRIORS}, "
-            f"found {recipe['prior']!r}; remedy: describe it under `priors`"
-        )
+for name, recipe in config["fields"].items():
+    for part, names in (("prior", "priors"), ("geometry", "geometries")):
+        if recipe[part] not in config[names]:
+            raise WorkflowError(
+                f"config: fields: {name}: {part}: expected one of "
+                f"{list(config[names])}, found {recipe[part]!r}; remedy: describe it "
+                f"under `{names}`"
+            )
 DEVICE = config["device"]
 # GPUs of a job that runs a network.
 GPUS = 1 if DEVICE == "cuda" else 0
@@ -67,8 +70,11 @@ wildcard_constraints:
     dataset=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     scene=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     prior=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+    geometry=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     field=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+    recipe=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     split=r"train|val|test",
+    kind=r"priors|geometry",
 
 
 def code(stage):
@@ -161,67 +167,82 @@ def scan_format(wildcards):
     return config["datasets"][wildcards.dataset]["format"]
 
 
-def prior_recipe(wildcards):
-    return config["priors"][wildcards.prior]
+class Recipes:
+    """The recipes of one section of the config, as rules ask for them."""
+
+    def __init__(self, section, wildcard, folder):
+        self.section, self.wildcard, self.folder = section, wildcard, folder
+
+    def __call__(self, wildcards):
+        return config[self.section][getattr(wildcards, self.wildcard)]
+
+    def module(self, wildcards):
+        return self(wildcards)["module"]
+
+    def part(self, name):
+        """Hand one part of a recipe to a stage."""
+        return lambda wildcards: json.dumps(self(wildcards)[name], sort_keys=True)
+
+    def code(self, wildcards):
+        """Digest the module that a recipe names: editing one reruns no other."""
+        return module_code(f"gnesf_core.{self.section}.{self.module(wildcards)}")
+
+    def folded_code(self, stage):
+        """Fold all code that runs a recipe: what other code began is not resumed."""
+
+        def fold(wildcards):
+            text = "\n".join([*code(stage), *self.code(wildcards)])
+            return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+        return fold
+
+    def weights(self, wildcards):
+        """Name the weights of a recipe's network; none for recipes without one."""
+        recipe = self(wildcards)
+        if "weights" in recipe:
+            return recipe["weights"]
+        if "training" not in recipe:
+            return []
+        name = getattr(wildcards, self.wildcard)
+        if not SPLITS["train"]:
+            raise WorkflowError(
+                f"config: {self.section}: {name}: expected scenes to train on, found "
+                f"none in {DATASET}; remedy: give the recipe `weights`"
+            )
+        return f"results/{wildcards.dataset}/{self.folder}/{name}/model.safetensors"
+
+    def trained(self):
+        """Name the recipes whose networks are trained here."""
+        return [
+            name
+            for name, recipe in config[self.section].items()
+            if "training" in recipe and "weights" not in recipe
+        ]
 
 
-def prior_module(wildcards):
-    return prior_recipe(wildcards)["module"]
+prior = Recipes("priors", "prior", "priors")
+geometry = Recipes("geometries", "geometry", "geometry")
+field = Recipes("fields", "field", "fields")
 
 
-def prior_section(name):
-    """Hand one section of a prior's recipe to a stage."""
-    return lambda wildcards: json.dumps(prior_recipe(wildcards)[name], sort_keys=True)
-
-
-def prior_code(wildcards):
-    """Digest the module that a prior's recipe names: editing one reruns no other."""
-    return module_code(f"gnesf_core.priors.{prior_module(wildcards)}")
-
-
-def training_settings(wildcards):
+def prior_training_settings(wildcards):
     """Hand training a network's settings; what only caching reads stays constant."""
     only_for_caching = {"batch": 1, "logits": False}
-    return json.dumps(prior_recipe(wildcards)["settings"] | only_for_caching)
-
-
-def folded_code(stage):
-    """Fold all code of a stage that runs a prior: what other code began is not resumed."""
-
-    def fold(wildcards):
-        text = "\n".join([*code(stage), *prior_code(wildcards)])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    return fold
+    return json.dumps(prior(wildcards)["settings"] | only_for_caching)
 
 
 def prior_start(wildcards):
     """Name the files that training starts from, if it does not start from nothing."""
-    chosen = prior_recipe(wildcards)["settings"]
+    chosen = prior(wildcards)["settings"]
     files = [chosen["start_from"]] if chosen["start_from"] else []
-    if chosen["model"] and prior_module(wildcards) == "mask2former_transformers":
+    if chosen["model"] and prior.module(wildcards) == "mask2former_transformers":
         files.append(chosen["model"])
     return files
 
 
-def prior_weights(wildcards):
-    """Name the weights of a prior's network; none for priors without one."""
-    recipe = prior_recipe(wildcards)
-    if "weights" in recipe:
-        return recipe["weights"]
-    if "training" in recipe and not SPLITS["train"]:
-        raise WorkflowError(
-            f"config: priors: {wildcards.prior}: expected scenes to train on, found "
-            f"none in {DATASET}; remedy: give the recipe `weights`"
-        )
-    if "training" in recipe:
-        return f"results/{wildcards.dataset}/priors/{wildcards.prior}/model.safetensors"
-    return []
-
-
 def prior_files(wildcards):
     """Name a user's own files that a prior is made of."""
-    recipe = prior_recipe(wildcards)
+    recipe = prior(wildcards)
     if recipe["module"] != "folder":
         return []
     chosen = recipe["settings"]
@@ -235,9 +256,29 @@ def weights_option(wildcards, input):
     return shlex.join(["--weights", input.weights]) if input.weights else ""
 
 
-def prior_maps(wildcards):
-    prior = config["fields"][wildcards.field]["prior"]
-    return f"results/{wildcards.dataset}/priors/{prior}/{wildcards.scene}.h5"
+def geometry_start(wildcards):
+    """Name the file that the picture encoder starts from, if it is not random."""
+    return geometry(wildcards)["settings"]["encoder_weights"] or []
+
+
+def geometry_targets(wildcards):
+    """Name the fused depth, for the one geometry that is made of it."""
+    if geometry.module(wildcards) != "fused_depth":
+        return []
+    return f"results/{wildcards.dataset}/targets/{wildcards.scene}.h5"
+
+
+def targets_option(wildcards, input):
+    return shlex.join(["--targets", input.targets]) if input.targets else ""
+
+
+def field_inputs(wildcards):
+    """Name the maps and the geometry that a field's recipe builds on."""
+    recipe, where = field(wildcards), f"results/{wildcards.dataset}"
+    return {
+        "prior": f"{where}/priors/{recipe['prior']}/{wildcards.scene}.h5",
+        "volume": f"{where}/geometry/{recipe['geometry']}/{wildcards.scene}.h5",
+    }
 
 
 def prior_scores(wildcards):
@@ -252,18 +293,6 @@ def prior_scores(wildcards):
         )
         for kind, suffix in (("scores", ".json"), ("costs", ".cost.json"))
     }
-
-
-def field_module(wildcards):
-    return config["fields"][wildcards.field]["module"]
-
-
-def field_settings(wildcards):
-    return json.dumps(config["fields"][wildcards.field]["settings"], sort_keys=True)
-
-
-def field_code(wildcards):
-    return module_code(f"gnesf_core.fields.{field_module(wildcards)}")
 
 
 def submission_texts(wildcards):
@@ -284,6 +313,15 @@ def split_scores(wildcards):
     )
 
 
+def geometry_scores(wildcards):
+    return expand(
+        "results/{dataset}/geometry/{geometry}/{scene}.json",
+        dataset=wildcards.dataset,
+        geometry=GEOMETRIES,
+        scene=SPLITS[wildcards.split],
+    )
+
+
 # Tables and pictures of the priors on the frames that they are judged by.
 PRIOR_RESULTS = (
     results("tables/priors_{split}.{kind}", split=PRIOR_SPLITS, kind=["md", "html"])
@@ -292,12 +330,15 @@ PRIOR_RESULTS = (
         prior=PRIORS,
         scene=SPLITS["val"] if PRIOR_SPLITS else [],
     )
-    + results(
-        "figures/priors/{prior}/training.svg",
-        prior=[
-            name
-            for name, recipe in config["priors"].items()
-            if "training" in recipe and "weights" not in recipe
-        ],
+    + results("figures/priors/{prior}/training.svg", prior=prior.trained())
+)
+# Tables and pictures of the geometries on the scenes that they are judged by.
+GEOMETRY_RESULTS = (
+    results(
+        "tables/geometries_{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]
     )
+    + results(
+        "figures/geometry/{scene}.png", scene=SPLITS["val"] if SCORED_SPLITS else []
+    )
+    + results("figures/geometry/{geometry}/training.svg", geometry=geometry.trained())
 )

@@ -113,3 +113,28 @@ rule plot_scene:
     shell:
         "python -m stages.plot_scene --meshes {input.meshes:q} --truth {input.truth:q}"
         " --out {output:q} --fields {params.fields:q} > {log:q} 2>&1"
+
+
+rule plot_training:
+    input:
+        "results/{dataset}/{kind}/{recipe}/metrics.jsonl",
+    output:
+        report(
+            "results/{dataset}/figures/{kind}/{recipe}/training.svg",
+            caption="../report/training.rst",
+            category="Training",
+            labels={"recipe": "{recipe}"},
+        ),
+    log:
+        "results/{dataset}/logs/plot_training/{kind}_{recipe}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/plot_training/{kind}_{recipe}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        *code("plot_training"),
+    message:
+        "Drawing the training of {wildcards.recipe}"
+    shell:
+        "python -m stages.plot_training --metrics {input:q} --out {output:q}"
+        " --name {wildcards.recipe:q} > {log:q} 2>&1"

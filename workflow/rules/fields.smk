@@ -1,11 +1,10 @@
-# Semantics of 3D points, by recipe: today, priors voted onto the fused surface.
+# Semantics of 3D points, by recipe: today, priors voted onto a surface.
 
 
 rule extract_mesh:
     input:
+        unpack(field_inputs),
         frames="results/{dataset}/frames/{scene}.h5",
-        targets="results/{dataset}/targets/{scene}.h5",
-        prior=prior_maps,
     output:
         "results/{dataset}/fields/{field}/{scene}.ply",
     log:
@@ -19,14 +18,14 @@ rule extract_mesh:
         runtime=20,
     params:
         *code("extract_mesh"),
-        field=field_code,
-        module=field_module,
-        recipe=field_settings,
+        field=field.code,
+        module=field.module,
+        recipe=field.part("settings"),
     message:
         "Labelling the surface of {wildcards.scene} by {wildcards.field}"
     shell:
         "python -m stages.extract_mesh --frames {input.frames:q}"
-        " --targets {input.targets:q} --prior {input.prior:q} --out {output:q}"
+        " --volume {input.volume:q} --prior {input.prior:q} --out {output:q}"
         " --module {params.module:q} --recipe {params.recipe:q} > {log:q} 2>&1"
 
 

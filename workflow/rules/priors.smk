@@ -30,12 +30,12 @@ rule train_prior:
         runtime=2880,
     params:
         *code("train_prior"),
-        prior=prior_code,
-        module=prior_module,
-        recipe=training_settings,
-        data=prior_section("data"),
-        training=prior_section("training"),
-        version=folded_code("train_prior"),
+        prior=prior.code,
+        module=prior.module,
+        recipe=prior_training_settings,
+        data=prior.part("data"),
+        training=prior.part("training"),
+        version=prior.folded_code("train_prior"),
     message:
         "Training the prior {wildcards.prior}"
     shell:
@@ -50,7 +50,7 @@ rule cache_prior:
     input:
         prior_files,
         frames="results/{dataset}/frames/{scene}.h5",
-        weights=prior_weights,
+        weights=prior.weights,
     output:
         maps="results/{dataset}/priors/{prior}/{scene}.h5",
         cost="results/{dataset}/priors/{prior}/{scene}.cost.json",
@@ -61,7 +61,7 @@ rule cache_prior:
     conda:
         "../../environment.yml"
     # Pictures are decoded ahead of a GPU by so many threads.
-    threads: lambda wildcards: 16 if GPUS and prior_weights(wildcards) else 1
+    threads: lambda wildcards: 16 if GPUS and prior.weights(wildcards) else 1
     resources:
         gpu=lambda wildcards, input: GPUS if input.weights else 0,
         device=lambda wildcards, input: DEVICE if input.weights else "cpu",
@@ -69,11 +69,11 @@ rule cache_prior:
         runtime=60,
     params:
         *code("cache_prior"),
-        prior=prior_code,
-        module=prior_module,
-        recipe=prior_section("settings"),
+        prior=prior.code,
+        module=prior.module,
+        recipe=prior.part("settings"),
         weights=weights_option,
-        version=folded_code("cache_prior"),
+        version=prior.folded_code("cache_prior"),
     message:
         "Caching the prior {wildcards.prior} of {wildcards.scene}"
     shell:
@@ -165,28 +165,3 @@ rule plot_prior:
         "python -m stages.plot_prior --prior-file {input.maps:q}"
         " --frames {input.frames:q} --out {output:q} --prior {wildcards.prior:q}"
         " > {log:q} 2>&1"
-
-
-rule plot_training:
-    input:
-        "results/{dataset}/priors/{prior}/metrics.jsonl",
-    output:
-        report(
-            "results/{dataset}/figures/priors/{prior}/training.svg",
-            caption="../report/training.rst",
-            category="Training",
-            labels={"prior": "{prior}"},
-        ),
-    log:
-        "results/{dataset}/logs/plot_training/{prior}.log",
-    benchmark:
-        "results/{dataset}/benchmarks/plot_training/{prior}.tsv"
-    conda:
-        "../../environment.yml"
-    params:
-        *code("plot_training"),
-    message:
-        "Drawing the training of {wildcards.prior}"
-    shell:
-        "python -m stages.plot_training --metrics {input:q} --out {output:q}"
-        " --name {wildcards.prior:q} > {log:q} 2>&1"

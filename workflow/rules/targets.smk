@@ -18,6 +18,13 @@ rule priors:
         PRIOR_RESULTS,
 
 
+# The same for surfaces.
+rule geometry:
+    input:
+        results("geometry/{geometry}/{scene}.h5", geometry=GEOMETRIES, scene=SCENES),
+        GEOMETRY_RESULTS,
+
+
 rule meshes:
     input:
         results("fields/{field}/{scene}.ply", field=FIELDS, scene=SPLITS["val"]),
