@@ -24,6 +24,7 @@ from gnesf_core.labels import IGNORE
 PREDICTED_PER_TRUE = 1.22  # 183,000 predicted for 150,000 true vertices
 CONFIG = EvaluationConfig(
     threshold_m=0.05,
+    coarse_threshold_m=0.1,
     down_sample_m=0.02,
     trim_tolerance_m=0.1,
     trim_depth_m=10.0,

@@ -16,6 +16,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,11 +54,10 @@ def main() -> None:
 
 def recipe(size: str) -> NeuconConfig:
     """Read the recipe of the demo, or ScanNet's."""
-    with open("config/config.yaml") as file:
-        settings = yaml.safe_load(file)["geometries"]["neucon"]["settings"]
-    if size == "paper":
-        with open("config/scannet.yaml") as file:
-            settings |= yaml.safe_load(file)["geometries"]["neucon"]["settings"]
+    settings = {}
+    for name in ("config", "scannet") if size == "paper" else ("config",):
+        config = yaml.safe_load(Path(f"config/{name}.yaml").read_text())
+        settings |= config["geometries"]["neucon"]["settings"]
     return NeuconConfig(**(settings | {"encoder_weights": ""}))
 
 
@@ -176,13 +176,15 @@ def step(
 
 
 class CopiedList:
-    """A memory as one list of voxels, which each fragment cuts up and glues together."""
+    """A memory as one list of voxels, cut up and glued together each time."""
 
     def __init__(self, channels: int) -> None:
         self.xyz = torch.zeros(0, 3, dtype=torch.int64)
         self.features = torch.zeros(0, channels)
 
-    def replace(self, lower: torch.Tensor, shape: tuple, xyz: Any, features: Any) -> None:
+    def replace(
+        self, lower: torch.Tensor, shape: tuple, xyz: Any, features: Any
+    ) -> None:
         """Drop the voxels of a box from the list, append new ones."""
         upper = lower + torch.tensor(shape)
         outside = ((self.xyz < lower) | (self.xyz >= upper)).any(1)
@@ -190,9 +192,7 @@ class CopiedList:
         self.features = torch.cat([self.features[outside], features])
 
 
-def along_a_scene(
-    settings: NeuconConfig, device: torch.device, count: int
-) -> None:
+def along_a_scene(settings: NeuconConfig, device: torch.device, count: int) -> None:
     """Print what fragments cost early and late in a scene, and what memory grows to."""
     network = make(settings, "auto", device).eval()
     fragments = [fragment(settings, number, device) for number in range(count)]

@@ -21,6 +21,7 @@ from gnesf_core.evaluation.volume import (
 )
 from gnesf_core.geometry.mesh import dense_points
 from gnesf_core.viz import picture
+from gnesf_core.viz.picture import Viewpoint
 from stages.cli import run
 from stages.plot_style import plt
 
@@ -35,6 +36,7 @@ ROWS = (
 # steadily, for eyes that tell no colours apart and in print.
 WORST_CM = 10.0
 DISTANCE = ScalarMappable(Normalize(0, WORST_CM), plt.get_cmap("magma_r"))
+FACET_M = 0.08  # longer edges are cut
 SPACING_M = 0.01  # of the points that colours measure distances to
 PLASTER = np.array([228, 225, 219.0])
 BRIGHTNESS = np.array([0.84, 0.7, 1.0])  # of what faces along each axis of the world
@@ -54,22 +56,25 @@ def main(
         surfaces = [_read_surface(path, kept) for path in volumes]
         scores = [surface_scores(s, true_surface, kept, config) for s in surfaces]
         scene = kept.scene
-    shown = [*surfaces, true_surface]
     # Points cannot hide a bad place to stand: a mesh decides where there is one.
     framed = max([true_surface, *surfaces], key=lambda surface: len(surface[1]) > 0)
     viewpoint = picture.inside_viewpoint(*framed, *SIZE)
-    figure, cells = _grid(len(shown))
-    for cell, surface in zip(cells[0], shown, strict=True):
-        cell.imshow(picture.render_mesh(*_in_plaster(surface), viewpoint))
-    for column, surface in zip(cells[1:].T, surfaces, strict=False):
-        pairs = (surface, true_surface), (true_surface, surface)
-        for cell, pair in zip(column, pairs, strict=True):
-            cell.imshow(picture.render_mesh(*_by_distance(*pair), viewpoint))
-    for cell, name, score in zip(cells[0], geometries, scores, strict=False):
-        f_score = fixed(score["trimmed"]["f_score"])
-        cell.set_title(f"{name}\nF-score {f_score}", fontsize=12)
-    only_points = "" if len(true_surface[1]) else "\n(points only)"
-    cells[0, -1].set_title(f"ground truth{only_points}", fontsize=12)
+    figure, cells = _grid(len(surfaces) + 1)
+    true_facets = _facets(true_surface)
+    _draw(cells[0, -1], true_facets, _in_plaster(true_facets), viewpoint)
+    for column, surface in zip(cells.T, surfaces, strict=False):
+        facets = _facets(surface)
+        _draw(column[0], facets, _in_plaster(facets), viewpoint)
+        _draw(column[1], facets, _by_distance(facets, true_surface), viewpoint)
+        missing = _by_distance(true_facets, surface)
+        _draw(column[2], true_facets, missing, viewpoint)
+    titles = [
+        f"{name}\nF-score {fixed(score['trimmed']['f_score'])}"
+        for name, score in zip(geometries, scores, strict=True)
+    ]
+    titles.append("ground truth" if len(true_facets) else "ground truth: points only")
+    for cell, title in zip(cells[0], titles, strict=True):
+        cell.set_title(title, fontsize=12)
     _explain(figure, cells[1, -1], config)
     figure.suptitle(scene, fontsize=12)
     with publish(out) as temporary:
@@ -96,29 +101,49 @@ def _grid(columns: int) -> tuple[Figure, np.ndarray]:
     return figure, cells
 
 
-def _in_plaster(surface: Surface) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give every triangle corners and a tone of its own, so that facets show."""
+def _facets(surface: Surface) -> np.ndarray:
+    """Return the corners of every triangle, [n, 3, 3]; large ones are cut in four.
+
+    A facet has one colour: those of a wall of two triangles would say nothing.
+    """
     vertices, faces = surface
     corners = np.asarray(vertices, np.float64)[faces]
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    squares = normal**2
+    done = []
+    while len(corners):
+        following = np.roll(corners, -1, axis=1)
+        large = np.linalg.norm(following - corners, axis=2).max(axis=1) > FACET_M
+        done.append(corners[~large])
+        middles = (corners + following)[large] / 2
+        a, b, c = corners[large].swapaxes(0, 1)
+        ab, bc, ca = middles.swapaxes(0, 1)
+        parts = (a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca)
+        corners = np.concatenate([np.stack(part, axis=1) for part in parts])
+    return np.concatenate(done) if done else corners
+
+
+def _in_plaster(facets: np.ndarray) -> np.ndarray:
+    """Return a tone for each facet by where it faces, so that shape shows."""
+    edges = facets[:, 1:] - facets[:, :1]
+    squares = np.cross(edges[:, 0], edges[:, 1]) ** 2
     tone = squares @ BRIGHTNESS / np.maximum(squares.sum(axis=1), 1e-30)
-    colors = np.repeat(np.rint(tone[:, None] * PLASTER).astype(np.uint8), 3, axis=0)
-    own = np.arange(3 * len(faces)).reshape(-1, 3)
-    return corners.reshape(-1, 3), own, colors
+    return np.rint(tone[:, None] * PLASTER).astype(np.uint8)
 
 
-def _by_distance(
-    surface: Surface, other: Surface
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Colour a surface by the distance of its vertices to another one."""
-    vertices, faces = surface
+def _by_distance(facets: np.ndarray, other: Surface) -> np.ndarray:
+    """Return a colour for each facet by its distance to another surface."""
     points = dense_points(*other, SPACING_M)
-    distance_m = np.full(len(vertices), np.inf)
+    distance_m = np.full(len(facets), np.inf)
     if len(points):
-        distance_m = nearest_points(points, vertices)[1]
-    colors = DISTANCE.to_rgba(100 * distance_m, bytes=True)[:, :3]
-    return vertices, faces, colors
+        distance_m = nearest_points(points, facets.mean(axis=1))[1]
+    return DISTANCE.to_rgba(100 * distance_m, bytes=True)[:, :3]
+
+
+def _draw(
+    cell: Axes, facets: np.ndarray, colors: np.ndarray, viewpoint: Viewpoint
+) -> None:
+    own = np.arange(3 * len(facets)).reshape(-1, 3)
+    colors = np.repeat(colors, 3, axis=0)
+    cell.imshow(picture.render_mesh(facets.reshape(-1, 3), own, colors, viewpoint))
 
 
 def _explain(figure: Figure, cell: Axes, config: EvaluationConfig) -> None:

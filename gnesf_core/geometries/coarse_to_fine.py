@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gnesf_core.config import NeuconConfig
-from gnesf_core.geometries.fragments import FragmentInputs
+from gnesf_core.geometries.fragments import LEVELS, FragmentInputs
 from gnesf_core.geometries.memory import Memory
 from gnesf_core.nets.gru import ConvGru
 from gnesf_core.nets.mnasnet import Pyramid
@@ -24,8 +24,6 @@ from gnesf_core.ops.back_projection import back_project
 from gnesf_core.shapes import Bool, Float, Int64
 from gnesf_core.sparse.engine import Engine
 from gnesf_core.sparse.sites import Sites
-
-LEVELS = 3  # the feature pyramid has as many
 
 
 class LevelResult(NamedTuple):
@@ -101,7 +99,10 @@ class Neucon(nn.Module):
         results: list[LevelResult] = []
         device = maps[0][0].device
         batch_xyz = torch.cat(
-            [_all_voxels(n, self.shape(LEVELS - 1), device) for n in range(len(fragments))]
+            [
+                _all_voxels(n, self.shape(LEVELS - 1), device)
+                for n in range(len(fragments))
+            ]
         )
         inherited = torch.zeros(len(batch_xyz), 0, device=device)
         for level in reversed(range(LEVELS)):

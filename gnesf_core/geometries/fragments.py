@@ -42,9 +42,7 @@ class FragmentInputs(NamedTuple):
 
     pictures: UInt8[Tensor, "views 3 h w"]  # RGB
     pixel_from_world: Float64[Tensor, "views 3 4"]  # (x, y, z, 1) to (u * z, v * z, z)
-    origin_voxel: Int64[
-        Tensor, " 3"
-    ]  # its first voxel, in finest voxels from (0, 0, 0)
+    origin_voxel: Int64[Tensor, " 3"]  # its first voxel, in the world's finest voxels
 
 
 def fragments_of(frames: Frames) -> list[list[int]]:
@@ -157,9 +155,9 @@ class FragmentSamples:
     """Fragments, later runs of fragments, with the depth they learn from, by number.
 
     An epoch shows every fragment once, and then every run of `sequence_fragments`
-    consecutive fragments, in an order of its own; a scene that has fewer is one run. So
-    runs are of one length wherever they start, all processes have as much to do, and
-    none needs scenes of its own.
+    consecutive fragments, in an order of its own; a scene that has fewer is one run, in
+    which its last fragment comes again. So all runs are of one length, all processes
+    have as much to do, and none needs scenes of its own.
 
     Each sample's world is turned about the vertical and moved, all its fragments alike,
     so that they share one lattice. Its colours are varied alike as well: what differs
@@ -249,22 +247,36 @@ class FragmentSamples:
         epoch, place = divmod(past, len(starts))
         shuffler = np.random.default_rng((self.seed, _ORDER, length, epoch))
         scene, start = starts[shuffler.permutation(len(starts))[place]].tolist()
-        run = range(start, min(start + length, self._counts[scene]))
+        last = self._counts[scene] - 1
+        run = [min(start + step, last) for step in range(length)]
         rng = np.random.default_rng((self.seed, _VARIATION, number))
         world_from_scan = self._moved(rng)
         factors = 1 + self._data.color_jitter * rng.uniform(-1, 1, 3)
-        which = f"fragments {run[0]}-{run[-1]}" if len(run) > 1 else f"fragment {start}"
+        which = (
+            f"fragments {start}-{run[-1]}" if run[-1] > start else f"fragment {start}"
+        )
         return {
             "name": f"{self._files(scene)[0].scene} {which}",
             "number": number,
-            "fragments": self._fragments(scene, run, world_from_scan, factors),
+            "fragments": list(self._fragments(scene, run, world_from_scan, factors)),
         }
 
-    def held_out(self) -> Iterator[list[Fragment]]:
-        """Yield the scenes that are never shown, whole and as they are."""
+    def held_out(self) -> Iterator[tuple[Int64[Tensor, "n 3"], Iterator[Fragment]]]:
+        """Yield the scenes that are never shown: where volumes begin, and fragments.
+
+        They are whole and as they are; each fragment is read when it is asked for.
+        """
         for scene in self._held_out:
-            run = range(self._counts[scene])
-            yield self._fragments(scene, run, _UNMOVED, np.ones(3))
+            frames, _ = self._files(scene)
+            origins = [
+                volume_origin(frames, views, self._settings)
+                for views in fragments_of(frames)
+            ]
+            run = range(len(origins))
+            yield (
+                torch.stack(origins),
+                self._fragments(scene, run, _UNMOVED, np.ones(3)),
+            )
 
     @staticmethod
     def collate(samples: list[dict[str, Any]]) -> dict[str, list]:
@@ -286,27 +298,24 @@ class FragmentSamples:
     def _fragments(
         self,
         scene: int,
-        run: range,
+        run: Sequence[int],
         world_from_scan: Float64[np.ndarray, "4 4"],
         factors: Float64[np.ndarray, " 3"],
-    ) -> list[Fragment]:
+    ) -> Iterator[Fragment]:
         frames, targets = self._files(scene)
         positions = fragments_of(frames)
-        fragments = []
-        for views in positions[run.start : run.stop]:
+        for views in (positions[number] for number in run):
             inputs = fragment_inputs(frames, views, self._settings, world_from_scan)
             if (factors != 1).any():
                 varied = [jitter(picture, factors) for picture in inputs.pictures]
                 inputs = inputs._replace(pictures=torch.stack(varied))
             depth_m, matrices = measured_depth(frames, views, world_from_scan)
-            fragment = {
+            yield {
                 "inputs": inputs,
                 "depth_m": depth_m,
                 "depth_from_world": matrices,
                 "targets": self._targets(targets, inputs, world_from_scan),
             }
-            fragments.append(fragment)
-        return fragments
 
     def _targets(
         self,

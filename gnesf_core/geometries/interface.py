@@ -2,9 +2,9 @@
 
 A geometry's module in this folder has `Settings` (a dataclass), `open_geometry` as
 below, and `PACKAGES`, the libraries whose versions its results should name. Modules of
-geometries that are trained also have `build(settings) -> nn.Module`, `sources(settings)`,
-the files that training starts from, and `task(...)`. A recipe names its module; nothing
-imports them all.
+geometries that are trained also have `build(settings, device) -> nn.Module` and
+`sources(settings)`, the files that training starts from. A recipe names its module;
+nothing imports them all.
 
     def open_geometry(settings, weights: Path | None, device: torch.device) -> Geometry
 """

@@ -19,13 +19,13 @@ from gnesf_core.data.publish import sha256_of
 from gnesf_core.data.store import DistanceGrid, Frames, SceneVolume, Targets
 from gnesf_core.errors import BadInput
 from gnesf_core.geometries.coarse_to_fine import (
-    LEVELS,
     LevelResult,
     Neucon,
     make_memories,
     recall,
 )
 from gnesf_core.geometries.fragments import (
+    LEVELS,
     FragmentInputs,
     fragment_inputs,
     fragments_of,
@@ -125,7 +125,9 @@ class SceneFusion:
         if not self._remembers:
             # Sums of features, and of the views that each was counted by.
             self._memories = [finest.like(network.channels[0] + 1)]
-        self._views = torch.zeros(coarsest.shape, dtype=torch.int32, device=finest.device)
+        self._views = torch.zeros(
+            coarsest.shape, dtype=torch.int32, device=finest.device
+        )
         self._lower, self._shape = finest.lower, finest.shape
 
     @property

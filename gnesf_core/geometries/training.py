@@ -12,10 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from gnesf_core.config import FragmentDataConfig, NeuconConfig, TrainingConfig
-from gnesf_core.geometries.fragments import FragmentInputs, FragmentSamples
+from gnesf_core.config import FragmentDataConfig, TrainingConfig
+from gnesf_core.geometries.coarse_to_fine import LevelResult, Neucon, make_memories
+from gnesf_core.geometries.fragments import (
+    LEVELS,
+    FragmentInputs,
+    FragmentSamples,
+)
 from gnesf_core.geometries.memory import Memory
-from gnesf_core.geometries.coarse_to_fine import LEVELS, LevelResult, Neucon, make_memories
 from gnesf_core.geometries.targets import sample_box, seen_by_views
 from gnesf_core.shapes import Bool, Float, Int64
 from gnesf_core.training.distributed import mean_over_processes
@@ -116,9 +120,7 @@ class GeometryTask:
         )
         return Truth(tsdf, known & seen & (tsdf.abs() < _SATURATED))
 
-    def _weighted(
-        self, told: Sequence[Sequence[Told]]
-    ) -> dict[str, Float[Tensor, ""]]:
+    def _weighted(self, told: Sequence[Sequence[Told]]) -> dict[str, Float[Tensor, ""]]:
         """Add up the levels, the coarsest with weight 1."""
         occupancy, distance = [], []
         for level, pairs in enumerate(told):
@@ -142,11 +144,11 @@ class GeometryTask:
             return float("nan")
         error, count = 0.0, 0
         device = next(model.parameters()).device
-        for scene in self.samples.held_out():
+        for origins, fragments in self.samples.held_out():
             memories = None
             if self._remembers:
-                memories = [make_memories(model, _origins(scene))]
-            for fragment in scene:
+                memories = [make_memories(model, origins)]
+            for fragment in fragments:
                 fragment = moved(fragment, device)
                 finest = model([fragment["inputs"]], memories)[-1]
                 wrong = self._errors(model, finest, fragment)

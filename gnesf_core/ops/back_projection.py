@@ -59,24 +59,39 @@ def back_project_truth(
     pixel_from_point: Float[Tensor, "views 3 4"],
 ) -> Projected:
     """Return what the views see at each point: the truth that twins are held to."""
+    check(features, points, pixel_from_point)
     kind = computing_type(features)
     with torch.autocast(features.device.type, enabled=False):
-        size = features.shape[:1] + points.shape[:1]
-        samples = features.new_zeros(*size, features.shape[1], dtype=kind)
-        seen = torch.zeros(*size, 1, dtype=torch.bool, device=features.device)
-        for view, matrix in enumerate(pixel_from_point.detach().to(kind)):
-            uv, sees = _look(points.detach().to(kind), matrix, features.shape[2:])
-            samples[view] = sample_image(features[view].to(kind), uv)
-            seen[view] = sees[:, None]
+        samples, sights = [], []
+        for image, matrix in zip(features, pixel_from_point, strict=True):
+            uv, sees = _look(points.detach().to(kind), matrix.detach().to(kind), image)
+            samples.append(sample_image(image.to(kind), uv))
+            sights.append(sees[:, None])
+        sample, seen = torch.stack(samples), torch.stack(sights)
         count = seen.sum(0)
         divisor = count.clamp(min=1)
-        mean = torch.where(seen, samples, 0).sum(0) / divisor
-        # The squares of differences: those of values would cancel each other out.
-        differences = torch.where(seen, samples - mean, 0)
-        variance = differences.square().sum(0) / divisor
-    return Projected(
-        mean.to(features.dtype), variance.to(features.dtype), count[:, 0]
-    )
+        mean = torch.where(seen, sample, 0).sum(0) / divisor
+        # Squares of differences: a difference of squares would be lost in rounding.
+        difference = torch.where(seen, sample - mean, 0)
+        variance = difference.square().sum(0) / divisor
+    kind = features.dtype
+    return Projected(mean.to(kind), variance.to(kind), count[:, 0])
+
+
+def check(
+    features: Float[Tensor, "views c h w"],
+    points: Float[Tensor, "n 3"],
+    pixel_from_point: Float[Tensor, "views 3 4"],
+) -> None:
+    """Refuse arguments that compiled code, which checks nothing, would trip over."""
+    views, channels, height, width = features.shape
+    assert views > 0 and channels > 0
+    assert points.dim() == 2 and points.shape[1] == 3
+    assert pixel_from_point.shape == (views, 3, 4)
+    assert features.device == points.device == pixel_from_point.device
+    assert all(a.is_floating_point() for a in (features, points, pixel_from_point))
+    # The numbers of a map are counted in 32 bits.
+    assert 0 < channels * height * width < 2**31
 
 
 def computing_type(features: Float[Tensor, "views c h w"]) -> torch.dtype:
@@ -87,9 +102,9 @@ def computing_type(features: Float[Tensor, "views c h w"]) -> torch.dtype:
 def _look(
     points: Float[Tensor, "n 3"],
     matrix: Float[Tensor, "3 4"],
-    size: tuple[int, ...],
+    image: Float[Tensor, "c h w"],
 ) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, " n"]]:
-    """Return where points fall on a map of size (h, w), and which of them it sees.
+    """Return where points fall on a map, and which of them it sees.
 
     Written out rather than as a product of matrices: that may be computed with ten bits
     on a GPU, and twins that add up in this order decide like this to the last bit.
@@ -97,5 +112,6 @@ def _look(
     x, y, z = points.unbind(1)
     uz, vz, depth = (row[0] * x + row[1] * y + row[2] * z + row[3] for row in matrix)
     u, v = uz / depth, vz / depth
-    seen = (depth > 0) & (u >= 0) & (u <= size[1] - 1) & (v >= 0) & (v <= size[0] - 1)
+    height, width = image.shape[1:]
+    seen = (depth > 0) & (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
     return torch.where(seen[:, None], torch.stack([u, v], 1), 0), seen

@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from gnesf_core.ops.back_projection import Projected, computing_type
+from gnesf_core.ops.back_projection import Projected, check, computing_type
 from gnesf_core.shapes import Float, Int64
 
 _TILE = 64  # points
+# No fast mathematics: positions come out as in Torch, to the last bit.
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
@@ -47,15 +48,14 @@ class _Tile(NamedTuple):
 def _compiled(function: Callable) -> Callable:
     """Compile `function` on its first call, or load it from where numba can cache."""
     plain = inspect.unwrap(function)  # tests wrap functions to check their types
-    options = _OPTIONS
     try:
-        return numba.njit(cache=True, **options)(plain)
+        return numba.njit(cache=True, **_OPTIONS)(plain)
     except RuntimeError:  # no writable folder to cache in
-        return numba.njit(**options)(plain)
+        return numba.njit(**_OPTIONS)(plain)
 
 
 def _inlined(function: Callable) -> Callable:
-    """Compile `function` into its callers, rounding every operation as Torch does."""
+    """Compile `function` into its callers."""
     return numba.njit(forceinline=True, **_OPTIONS)(inspect.unwrap(function))
 
 
@@ -66,11 +66,8 @@ def back_project(
     threads: int | None = None,
 ) -> Projected:
     """Return what `back_projection.back_project_truth` does."""
-    views, _, height, width = features.shape
-    assert points.shape[1:] == (3,) and pixel_from_point.shape == (views, 3, 4)
-    assert features.device == points.device == pixel_from_point.device
-    # Compiled code counts the pixels of a map in 32 bits.
-    assert 0 < height * width < 2**31
+    check(features, points, pixel_from_point)
+    assert features.device.type == "cpu"
     kind = computing_type(features)
     return Projected(
         *_BackProjection.apply(
@@ -164,7 +161,15 @@ def _forward(images, points, matrices, mean, variance, count, lane, lanes):
 
 @_compiled
 def _backward(
-    gradient, images, points, matrices, mean, count, mean_gradient, variance_gradient, view
+    gradient,
+    images,
+    points,
+    matrices,
+    mean,
+    count,
+    mean_gradient,
+    variance_gradient,
+    view,
 ):
     """Add up the gradient of one view.
 

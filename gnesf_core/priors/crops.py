@@ -177,9 +177,10 @@ def jitter(
 ) -> UInt8[Tensor, "3 h w"]:
     """Scale brightness, contrast and saturation of a picture by three factors."""
     brightness, contrast, saturation = (float(factor) for factor in factors)
-    values: Float32[Tensor, "3 h w"] = picture.float() * brightness
+    values: Float32[Tensor, "3 h w"] = picture.float()
+    values *= brightness
     mean = values.mean()
-    values = mean + (values - mean) * contrast
+    values.sub_(mean).mul_(contrast).add_(mean)
     grey = values.mean(dim=0, keepdim=True)
-    values = grey + (values - grey) * saturation
-    return values.round().clamp(0, 255).byte()
+    values.sub_(grey).mul_(saturation).add_(grey)
+    return values.round_().clamp_(0, 255).byte()

@@ -8,6 +8,7 @@ level use the same ones.
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,13 +18,15 @@ _BITS = 16  # of x, y and z each; the batch has what is left
 _BATCH, _X, _Y, _Z = 1 << 3 * _BITS, 1 << 2 * _BITS, 1 << _BITS, 1
 _OFFSET = 1 << _BITS - 1  # makes coordinates positive
 MOST = _OFFSET - 2  # of a coordinate, either way: one step further does not carry over
-MOST_BATCH = 2**15 - 1
+MOST_BATCH = 2**15 - 2
 _NO_KEY = 2**63 - 1  # larger than every key
 
 CENTRE = 13  # index of offset (0, 0, 0) of the 27
 # Steps in (x, y) that lead to the columns of later keys; of the 27 offsets they are
 # numbers 14 (the voxel above), 15..17, 18..20, 21..23 and 24..26.
 _COLUMNS_AHEAD = ((0, 1), (1, -1), (1, 0), (1, 1))
+
+Pairs = tuple[tuple[Int64[Tensor, " _"], Int64[Tensor, " _"]], ...]
 
 
 class Sites:
@@ -59,7 +62,7 @@ class Sites:
         """Return the row of each voxel, -1 where it is not active."""
         wanted = batch_xyz.long()
         keys = torch.where(_in_range(wanted), _pack(wanted), -1)
-        places = torch.searchsorted(self._sorted_keys, keys)
+        places = _search(self._sorted_keys, keys)
         return torch.where(self._keys_then_end[places] == keys, self._rows[places], -1)
 
     @cached_property
@@ -77,7 +80,7 @@ class Sites:
         lowest: Int64[Tensor, " queries"],
         places: Int64[Tensor, " queries"],
         height: int,
-    ) -> list[Int64[Tensor, " queries"]]:
+    ) -> list[Int32[Tensor, " queries"]]:
         """Return places of voxels stacked upon `lowest`, len(self) where inactive.
 
         `places` is where the lowest is, or would be. Voxels of a column are adjacent
@@ -85,13 +88,13 @@ class Sites:
         """
         found = []
         for step in range(height):
-            hit = self._keys_then_end[places] == lowest + step
-            found.append(torch.where(hit, places, len(self)))
+            hit = self._keys_then_end.index_select(0, places) == lowest + step
+            found.append(torch.where(hit, places, len(self)).int())
             places = places + hit
         return found
 
     @cached_property
-    def _ahead(self) -> Int64[Tensor, "13 n"]:
+    def _ahead(self) -> Int32[Tensor, "13 n"]:
         """Places of the neighbours at offsets 14..26 of each site in order of keys.
 
         The other half is the same pairs seen from their other ends.
@@ -101,35 +104,44 @@ class Sites:
         found = self._column(keys + _Z, places, 1)
         for dx, dy in _COLUMNS_AHEAD:
             lowest = keys + (dx * _X + dy * _Y - _Z)
-            found += self._column(lowest, torch.searchsorted(keys, lowest), 3)
+            found += self._column(lowest, _search(keys, lowest), 3)
         return torch.stack(found)
 
     @cached_property
-    def pairs(self) -> tuple[tuple[Int64[Tensor, " _"], Int64[Tensor, " _"]], ...]:
+    def fill(self) -> float:
+        """Share of the 27 neighbours that are active, over all sites."""
+        ahead = int((self._ahead < len(self)).sum())
+        return (2 * ahead + len(self)) / max(27 * len(self), 1)
+
+    @cached_property
+    def pairs(self) -> Pairs:
         """Rows (inputs, outputs) for each of the 27 offsets: input = output + offset.
 
         Offset (dx, dy, dz) in -1..1 has number (dx + 1) * 9 + (dy + 1) * 3 + dz + 1.
-        Within one offset no row occurs twice among inputs, nor among outputs.
+        Within one offset no row occurs twice among inputs, nor among outputs; at the
+        `CENTRE` both are the same tensor, all rows in order.
         """
-        exists = self._ahead < len(self)
-        _, here = exists.nonzero(as_tuple=True)
-        counts = exists.sum(1).tolist()
-        outputs = self._order[here].split(counts)
-        inputs = self._order[self._ahead[exists]].split(counts)
-        ahead = list(zip(inputs, outputs, strict=True))
-        behind = [(first, second) for second, first in reversed(ahead)]
+        ahead = []
+        for places in self._ahead:
+            here = (places < len(self)).nonzero().squeeze(1)
+            there = places.index_select(0, here)
+            ahead.append((self._order[there], self._order[here]))
+        behind = [(outputs, inputs) for inputs, outputs in reversed(ahead)]
         itself = torch.arange(len(self), device=self.device)
         return (*behind, (itself, itself), *ahead)
 
     @cached_property
     def neighbours(self) -> Int32[Tensor, "n 27"]:
         """Row of each of the 27 neighbours (numbered as `pairs`), -1 where absent."""
+        bin_ = len(self)  # what is absent writes into a last column, thrown away
         rows = self._rows.int()
-        table = rows.new_full((27, len(self) + 1), -1)  # the last column is thrown away
-        table[CENTRE] = torch.arange(len(self) + 1, device=self.device)
+        targets = torch.cat([self._order, self._order.new_full((1,), bin_)])
+        table = rows.new_full((27, bin_ + 1), -1)
+        table[CENTRE] = torch.arange(bin_ + 1, device=self.device)
         for number, places in enumerate(self._ahead, start=CENTRE + 1):
-            table[number, self._order] = rows[places]
-            table[26 - number, self._rows[places]] = rows[:-1]
+            table[number].index_copy_(0, self._order, rows.index_select(0, places))
+            there = targets.index_select(0, places)
+            table[26 - number].index_copy_(0, there, rows[:-1])
         return table[:, :-1].T.contiguous()
 
     @cached_property
@@ -156,7 +168,7 @@ class Sites:
         return x * 4 + y * 2 + z
 
     @cached_property
-    def families(self) -> tuple[tuple[Int64[Tensor, " _"], Int64[Tensor, " _"]], ...]:
+    def families(self) -> Pairs:
         """Rows (here, of `coarser`) of the children at each of the 8 places."""
         rows = self.child.argsort(stable=True)
         counts = torch.bincount(self.child, minlength=8).tolist()
@@ -190,12 +202,23 @@ class Sites:
         ).flatten(1)
         key, places = _pack(lower), []
         for step in (0, _Y, _X, _X + _Y):
-            first = torch.searchsorted(coarse._sorted_keys, key + step)
+            first = _search(coarse._sorted_keys, key + step)
             places += coarse._column(key + step, first, 2)
         rows = coarse._rows[torch.stack(places, dim=1)]
         weights = weights * (rows >= 0)
         total = weights.sum(1, keepdim=True)
         return rows.clamp(min=0), weights / torch.where(total > 0, total, 1)
+
+
+def _search(
+    sorted_keys: Int64[Tensor, " n"], wanted: Int64[Tensor, " queries"]
+) -> Int64[Tensor, " queries"]:
+    """Return how many keys are smaller than each wanted one."""
+    if sorted_keys.is_cuda:
+        return torch.searchsorted(sorted_keys, wanted)
+    # NumPy continues from the last result: twice as fast where queries are sorted.
+    found = np.searchsorted(sorted_keys.numpy(), wanted.numpy())
+    return torch.from_numpy(found)
 
 
 def _pack(batch_xyz: Int64[Tensor, "n 4"]) -> Int64[Tensor, " n"]:

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -5,8 +6,8 @@ import pytest
 import torch
 
 from gnesf_core.config import NeuconConfig
-from gnesf_core.geometries.coarse_to_fine import LEVELS, Neucon, make_memories
-from gnesf_core.geometries.fragments import FragmentInputs
+from gnesf_core.geometries.coarse_to_fine import Neucon, make_memories
+from gnesf_core.geometries.fragments import LEVELS, FragmentInputs
 from gnesf_core.geometries.neucon import SceneFusion
 from gnesf_core.geometry.camera import invert_rigid, look_at
 from gnesf_core.sparse.engine import engine
@@ -65,12 +66,12 @@ def test_levels_refine_children_of_the_voxels_before():
     results = run(network(), [fragment(1)])
     assert [result.level for result in results] == [2, 1, 0]
     made = network()
-    for coarse, fine in zip(results, results[1:]):
+    for coarse, fine in itertools.pairwise(results):
         kept = made.above_threshold(coarse)
         parents = set(map(tuple, coarse.sites.batch_xyz[kept].tolist()))
         halves = fine.sites.batch_xyz.clone()
         halves[:, 1:] //= 2
-        assert 0 < len(fine.sites)
+        assert len(fine.sites) > 0
         assert set(map(tuple, halves.tolist())) <= parents
         assert (fine.count > 0).all()
 
@@ -88,7 +89,7 @@ def test_a_fragment_does_not_notice_the_others_of_its_batch():
     fragments = [fragment(1), fragment(2, eye=(0.3, 0.1, 1.2), views=3)]
     together = run(made, fragments)
     for number, own in enumerate(fragments):
-        for whole, alone in zip(together, run(made, [own])):
+        for whole, alone in zip(together, run(made, [own]), strict=True):
             found = by_voxel(whole, whole.tsdf, number)
             expected = by_voxel(alone, alone.tsdf)
             assert found.keys() == expected.keys()
@@ -118,7 +119,7 @@ def test_only_voxels_near_surfaces_are_remembered():
             one.origin_voxel // 2**level, made.shape(level)
         )
         assert len(xyz) == len(memories[level]) == int(kept.sum())
-        found = dict(zip(map(tuple, xyz.tolist()), values[:, 0].tolist()))
+        found = dict(zip(map(tuple, xyz.tolist()), values[:, 0].tolist(), strict=True))
         features = by_voxel(result, result.features[:, 0])
         assert all(found[key] == features[key] for key in found)
 
@@ -163,7 +164,10 @@ def test_without_memory_a_scene_is_the_mean_over_fragments_counted_by_views():
         finest = run(made, [one])[-1]
         voxels = finest.sites.batch_xyz[:, 1:] + one.origin_voxel
         for voxel, feature, count in zip(
-            voxels.tolist(), finest.features.double(), finest.count.tolist()
+            voxels.tolist(),
+            finest.features.double(),
+            finest.count.tolist(),
+            strict=True,
         ):
             total, weight = sums.get(tuple(voxel), (0, 0))
             sums[tuple(voxel)] = (total + count * feature, weight + count)
@@ -171,7 +175,7 @@ def test_without_memory_a_scene_is_the_mean_over_fragments_counted_by_views():
     lower = torch.tensor([0, -12, -4])
     np.testing.assert_allclose(volume.surface.origin_world, lower * 0.1)
     assert len(volume.encoding_ijk) > 100
-    for ijk, feature in zip(volume.encoding_ijk, volume.encoding):
+    for ijk, feature in zip(volume.encoding_ijk, volume.encoding, strict=True):
         total, weight = sums[tuple((torch.from_numpy(ijk) + lower).tolist())]
         np.testing.assert_allclose(feature, total / weight, atol=1e-4)
     # Linear layers: the mean of features has the mean of the distances.

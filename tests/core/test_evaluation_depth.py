@@ -15,6 +15,7 @@ from gnesf_core.geometry.raycast import make_caster
 
 CONFIG = EvaluationConfig(
     threshold_m=0.05,
+    coarse_threshold_m=0.1,
     down_sample_m=0.02,
     trim_tolerance_m=0.1,
     trim_depth_m=10.0,

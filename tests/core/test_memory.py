@@ -11,37 +11,33 @@ LOWER = torch.tensor([-4, 3, 0])
 
 def random_box(rng):
     size = rng.integers(1, 6, 3)
-    start = np.array([rng.integers(0, n - s + 1) for n, s in zip(SHAPE, size)])
+    start = rng.integers(0, np.array(SHAPE) - size + 1)
     return torch.from_numpy(start) + LOWER, tuple(size.tolist())
+
+
+def inside(voxel, lower, shape):
+    offset = torch.tensor(voxel) - lower
+    return bool(((offset >= 0) & (offset < torch.tensor(shape))).all())
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_memory_is_a_dictionary_of_voxels(seed):
     rng = np.random.default_rng(seed)
     memory, known = Memory(LOWER, SHAPE, 2, CPU), {}
-    for _ in range(40):
+    for _ in range(20):
         lower, shape = random_box(rng)
         mask = torch.from_numpy(rng.random(shape) < 0.4)
         xyz, values = mask.nonzero(), torch.from_numpy(rng.random((int(mask.sum()), 2)))
         memory.replace(lower, shape, xyz, values.float())
-        inside = {
-            voxel
-            for voxel in known
-            if all(0 <= v - a < n for v, a, n in zip(voxel, lower.tolist(), shape))
-        }
-        for voxel in inside:
-            del known[voxel]
-        for voxel, value in zip((xyz + lower).tolist(), values.float().tolist()):
-            known[tuple(voxel)] = value
+        known = {v: known[v] for v in known if not inside(v, lower, shape)}
+        voxels = map(tuple, (xyz + lower).tolist())
+        known |= dict(zip(voxels, values.float().tolist(), strict=True))
         assert len(memory) == len(known)
         lower, shape = random_box(rng)
         xyz, values = memory.read(lower, shape)
-        read = dict(zip(map(tuple, (xyz + lower).tolist()), values.tolist()))
-        assert read == {
-            voxel: value
-            for voxel, value in known.items()
-            if all(0 <= v - a < n for v, a, n in zip(voxel, lower.tolist(), shape))
-        }
+        voxels = map(tuple, (xyz + lower).tolist())
+        read = dict(zip(voxels, values.tolist(), strict=True))
+        assert read == {v: known[v] for v in known if inside(v, lower, shape)}
 
 
 def test_what_is_forgotten_makes_room():

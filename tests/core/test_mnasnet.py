@@ -91,6 +91,11 @@ def test_names_and_shapes_are_torchvisions(width):
     assert MnasNet(width).channels == CHANNELS[width][2:5]
 
 
+def test_channels_are_never_more_than_a_tenth_too_few():
+    # 10.5, 17.5 and 35: 8 is too few for the first, 16 and 32 will do for the others.
+    assert MnasNet(0.4375).channels == (16, 16, 32)
+
+
 def test_the_table_of_this_test_is_that_of_mnasnet():
     wide = CHANNELS[1.0]
     ends = [stack[:2] for stack in STACKS.values()]

@@ -695,7 +695,8 @@ def test_bad_input_is_one_line_from_whichever_process(tmp_path, workers):
 @pytest.mark.slow
 def test_a_killed_worker_is_an_error_and_not_a_hang(tmp_path):
     task = Regression(Points(21, "SIGKILL"))
-    with pytest.raises(RuntimeError, match="worker"):
+    # Its batch may be on its way: then it is the connection that is gone.
+    with pytest.raises((RuntimeError, ConnectionError), match="worker|onnection"):
         trained(tmp_path, settings(workers=1), task)
 
 

@@ -142,7 +142,7 @@ def test_a_shift_shows_in_every_distance(scores):
     assert accuracy[1] - accuracy[0] > 0.01
     assert SHIFT_M < accuracy[1] < 0.05
     assert SHIFT_M * 0.7 < shifted["signed_distance"]["mean_error_m"] < SHIFT_M * 1.3
-    assert shifted["signed_distance"]["coverage"] > 0.9
+    assert shifted["signed_distance"]["coverage"] > 0.8
     assert shifted["depth"]["abs_diff_m"] > fused["depth"]["abs_diff_m"] + 0.01
     assert shifted["faces"] == fused["faces"]
 
@@ -249,10 +249,13 @@ def drawn(cell):
     return (cell.min(axis=2) < 250).mean()
 
 
+@pytest.mark.slow
 def test_a_picture_shows_surfaces_errors_and_what_is_missing(
     scene, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(plot_geometry, "SIZE", (80, 60))
+    monkeypatch.setattr(plot_geometry, "SPACING_M", 0.03)
+    monkeypatch.setattr(plot_geometry, "FACET_M", 0.3)
     volumes = [scene / f"{name}.h5" for name in ("fused", "empty")]
     with store.Targets(scene / "targets.h5") as fused:
         level = fused.level(0)
@@ -276,6 +279,8 @@ def test_a_picture_shows_surfaces_errors_and_what_is_missing(
 
 def test_a_truth_of_points_is_no_obstacle(scene, room, tmp_path, monkeypatch):
     monkeypatch.setattr(plot_geometry, "SIZE", (80, 60))
+    monkeypatch.setattr(plot_geometry, "SPACING_M", 0.03)
+    monkeypatch.setattr(plot_geometry, "FACET_M", 0.3)
     out = tmp_path / "picture.png"
     plot_geometry.main(
         [scene / "fused.h5"], scene / "frames.h5", room.mesh, out, ["fused"], EVALUATION

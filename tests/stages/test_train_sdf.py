@@ -89,6 +89,11 @@ def command(folder, scans, training=TRAINING, launcher=("-m",)):
     ]  # fmt: skip
 
 
+def metrics(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
@@ -101,7 +106,7 @@ def trained(scans, tmp_path_factory):
 @pytest.mark.slow
 def test_training_ends_in_best_and_last_weights_and_curves(trained, scans):
     folder, weights = trained
-    lines = [json.loads(line) for line in open(folder / "metrics.jsonl")]
+    lines = metrics(folder)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert {"occupancy", "distance"} <= set(lines[0])
     best, about = read_weights(weights)
@@ -109,7 +114,7 @@ def test_training_ends_in_best_and_last_weights_and_curves(trained, scans):
     assert best.keys() == last.keys() and about_last["step"] == "6"
     # Single fragments teach the memory nothing: their weights are not the result.
     assert int(about["step"]) > DATA.sequence_from_step
-    recipe = json.loads(about["provenance"])["settings"]
+    recipe = json.loads(about["provenance"])["recipe"]
     assert recipe["settings"]["volume_x"] == SETTINGS["volume_x"]
     assert not list((folder / "training").glob("state*"))
 
@@ -180,10 +185,7 @@ def test_two_processes_learn_what_one_learns(scans, tmp_path):
             torch.testing.assert_close(
                 shared[name], value, rtol=0.05, atol=2e-3, msg=name
             )
-    losses = [
-        [json.loads(line)["loss"] for line in open(folder / "metrics.jsonl")]
-        for folder in (one, two)
-    ]
+    losses = [[line["loss"] for line in metrics(folder)] for folder in (one, two)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
 
 

@@ -169,9 +169,11 @@ rule plot_geometry:
     params:
         *code("plot_geometry"),
         geometries=GEOMETRIES,
+        config=settings("evaluation"),
     message:
         "Picturing every geometry of {wildcards.scene}"
     shell:
         "python -m stages.plot_geometry --volumes {input.volumes:q}"
         " --frames {input.frames:q} --truth {input.truth:q} --out {output:q}"
-        " --geometries {params.geometries:q} > {log:q} 2>&1"
+        " --geometries {params.geometries:q} --config {params.config:q}"
+        " > {log:q} 2>&1"
