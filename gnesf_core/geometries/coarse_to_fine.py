@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from gnesf_core.config import NeuconConfig
 from gnesf_core.geometries.fragments import LEVELS, FragmentInputs
@@ -124,10 +125,16 @@ class Neucon(nn.Module):
         return result.occupancy.sigmoid() > self.settings.occupancy_threshold
 
     def _encode(self, fragments: Sequence[FragmentInputs]) -> list[list[Tensor]]:
-        """Return feature maps by level and fragment."""
+        """Return feature maps by level and fragment.
+
+        A map's pixels are centred on every 4th, 8th or 16th of the picture from 0 on.
+        One more, the last again, covers what is right of and below their centres: at
+        1/16 that is much of a small picture.
+        """
         views = [len(fragment.pictures) for fragment in fragments]
         maps = self.encoder(torch.cat([f.pictures for f in fragments]))
-        return [list(scale.split(views)) for scale in maps]
+        covering = [pad(scale, (0, 1, 0, 1), mode="replicate") for scale in maps]
+        return [list(scale.split(views)) for scale in covering]
 
     def _project(
         self,
@@ -143,7 +150,6 @@ class Neucon(nn.Module):
         for fragment, features, own in zip(
             fragments, maps, points.split(sizes), strict=True
         ):
-            # A pixel of the map is centred on every 4th, 8th or 16th of the picture.
             matrices = fragment.pixel_from_world.clone()
             matrices[:, :2] /= 4 * 2**level
             parts.append(back_project(features, own, matrices.to(own.dtype)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from gnesf_core.shapes import Float, Float32
+from gnesf_core.shapes import Float
 
 
 class BatchNorm(nn.Module):
@@ -54,7 +54,7 @@ class BatchNorm(nn.Module):
     def _over_processes(
         self, values: Float[Tensor, "n c ..."]
     ) -> Float[Tensor, "n c ..."]:
-        count, mean, squares = _statistics(values.detach().float())
+        count, mean, squares = _statistics(_precise(values.detach()))
         enough = count > 1  # a tensor throughout: nobody waits for a GPU
         share = torch.where(enough, 1 / count, 0)
         mean = torch.where(enough, mean, self.running_mean)
@@ -68,8 +68,8 @@ class BatchNorm(nn.Module):
 
 
 def _statistics(
-    values: Float32[Tensor, "n c ..."],
-) -> tuple[Float32[Tensor, " c"], Float32[Tensor, " c"], Float32[Tensor, " c"]]:
+    values: Float[Tensor, "n c ..."],
+) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"], Float[Tensor, " c"]]:
     """Return count, mean and sum of squared deviations, over all processes."""
     axes = _all_but_channels(values)
     count = values.numel() // values.shape[1]
@@ -101,7 +101,7 @@ class _Normalise(torch.autograd.Function):
         share: Float[Tensor, " c"],
     ) -> Float[Tensor, "n c ..."]:
         context.save_for_backward(values, weight, mean, scale, share)
-        centred = values.float() - _beside(mean, values)
+        centred = _precise(values) - _beside(mean, values)
         out = centred * _beside(scale * weight, values) + _beside(bias, values)
         return out.to(values.dtype)
 
@@ -109,8 +109,8 @@ class _Normalise(torch.autograd.Function):
     def backward(context: Any, gradient: Float[Tensor, "n c ..."]) -> tuple:
         values, weight, mean, scale, share = context.saved_tensors
         axes = _all_but_channels(values)
-        gradient = gradient.float()
-        normal = (values.float() - _beside(mean, values)) * _beside(scale, values)
+        gradient = _precise(gradient)
+        normal = (_precise(values) - _beside(mean, values)) * _beside(scale, values)
         own = torch.stack([gradient.sum(axes), (gradient * normal).sum(axes)])
         every = own.clone()
         distributed.all_reduce(every)
@@ -119,6 +119,11 @@ class _Normalise(torch.autograd.Function):
             gradient - along_mean - normal * along_scale
         )
         return out.to(values.dtype), own[1], own[0], None, None, None
+
+
+def _precise(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Return values in float32 at least, whatever autocast says."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _all_but_channels(values: Float[Tensor, "n c ..."]) -> list[int]:

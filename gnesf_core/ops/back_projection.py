@@ -37,9 +37,9 @@ def back_project(
     """Return what the views see at each point, by the fastest means there is.
 
     `pixel_from_point` takes (x, y, z, 1) to (u * depth, v * depth, depth) in pixels of
-    the feature maps. Differentiable in the features only. On a CPU the work is spread
-    over `torch.get_num_threads()` threads, and no bit of the result or of the gradient
-    depends on it; on a GPU gradients are summed in no fixed order.
+    the feature maps. Differentiable in the features only. The twin on a CPU works on
+    `torch.get_num_threads()` threads, and no bit of its result or gradient depends on
+    it; on a GPU gradients are summed in no fixed order.
     """
     if features.device.type == "cpu" and find_spec("numba") is not None:
         from gnesf_core.ops import back_projection_numba

@@ -156,7 +156,9 @@ def _forward(images, points, matrices, mean, variance, count, lane, lanes):
                     variance[at, k] += difference * (sample - moved)
         for at in range(start, start + size):
             if count[at] > 1:
-                variance[at] *= number(1) / number(count[at])
+                share = number(1) / number(count[at])
+                for k in range(channels):
+                    variance[at, k] *= share
 
 
 @_compiled

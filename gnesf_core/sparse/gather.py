@@ -6,7 +6,8 @@
 * pairs: for each offset gather the inputs, multiply, add to the outputs. Work is
   proportional to the pairs that exist.
 * table: gather all 27 neighbours of some sites (zeros where absent) into one wide
-  matrix, and multiply once. Nothing is scattered, so it wins where most exist.
+  matrix, and multiply once. Nothing is scattered, so it wins where most exist, and
+  on a GPU, which has the power to multiply zeros but no time for many small steps.
 
 Sums run in a fixed order: on a CPU results are the same bits in every run. Under
 autocast the products are of autocast's type, and sums over offsets in float32.
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from gnesf_core.shapes import Float, Int32
+from gnesf_core.shapes import Float, Int32, Int64
 from gnesf_core.sparse.sites import Pairs, Sites
 
 # Measured on a CPU with 16 to 96 channels: from this share of active neighbours on the
@@ -64,7 +65,7 @@ def submanifold(
 ) -> Float[Tensor, "n cout"]:
     """Compute `submanifold_truth`."""
     features, weight = computed_type(features, weight)
-    if sites.fill > _TABLE_FILL:
+    if features.is_cuda or sites.fill > _TABLE_FILL:
         return _ByTable.apply(features, weight, sites.neighbours)
     return _ByPairs.apply(features, weight, sites.pairs, len(sites))
 
@@ -109,7 +110,19 @@ class _ByPairs(Function):
     ) -> Float[Tensor, "outputs cout"]:
         ctx.save_for_backward(features, weight)
         ctx.pairs = pairs
-        return _sum_pairs(features, weight, pairs, rows)
+        cin, cout = weight.shape[1:]
+        out = features.new_zeros(rows, cout, dtype=_sum_type(features.dtype))
+        chunk = _chunk(features, cin + cout, _longest(pairs))
+        left, product = (features.new_empty(chunk, c) for c in (cin, cout))
+        for matrix, (inputs, outputs) in zip(weight, pairs, strict=True):
+            if inputs is outputs:  # all rows in order
+                _add_product(out, features, matrix)
+                continue
+            for some, their in _parts(inputs, outputs, chunk):
+                wanted = _rows(features, some, left)
+                results = torch.mm(wanted, matrix, out=product[: len(some)])
+                out.index_add_(0, their, results.to(out.dtype))
+        return out.to(features.dtype)
 
     @staticmethod
     @once_differentiable
@@ -117,54 +130,41 @@ class _ByPairs(Function):
         ctx: FunctionCtx, grad: Float[Tensor, "outputs cout"]
     ) -> tuple[Tensor | None, ...]:
         features, weight = ctx.saved_tensors
-        grad_features = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            swapped, turned = _swapped(ctx.pairs), weight.transpose(1, 2)
-            grad_features = _sum_pairs(grad, turned, swapped, len(features))
-        if ctx.needs_input_grad[1]:
-            grad_weight = _weight_from_pairs(features, grad, ctx.pairs)
-        return grad_features, grad_weight, None, None
+        of_features, of_weight = ctx.needs_input_grad[:2]
+        cin, cout = weight.shape[1:]
+        grad_features = torch.zeros_like(features, dtype=_sum_type(features.dtype))
+        grad_weight = torch.zeros_like(weight, dtype=_sum_type(features.dtype))
+        chunk = _chunk(features, 2 * cin + cout, _longest(ctx.pairs))
+        left, product = (features.new_empty(chunk, cin) for _ in range(2))
+        right = features.new_empty(chunk, cout)
+        for number, (inputs, outputs) in enumerate(ctx.pairs):
+            matrix, total = weight[number].T, grad_weight[number]
+            if inputs is outputs:
+                _add_product(grad_features, grad, matrix)
+                _add_product(total, features.T, grad)
+                continue
+            for some, their in _parts(inputs, outputs, chunk):
+                theirs = _rows(grad, their, right)
+                if of_features:
+                    results = torch.mm(theirs, matrix, out=product[: len(some)])
+                    grad_features.index_add_(0, some, results.to(grad_features.dtype))
+                if of_weight:
+                    _add_product(total, _rows(features, some, left).T, theirs)
+        return grad_features.to(grad.dtype), grad_weight.to(grad.dtype), None, None
 
 
-@torch.no_grad()
-def _sum_pairs(
-    features: Float[Tensor, "inputs cin"],
-    weight: Float[Tensor, "k cin cout"],
-    pairs: Pairs,
-    rows: int,
-) -> Float[Tensor, "outputs cout"]:
-    cin, cout = weight.shape[1:]
-    out = features.new_zeros(rows, cout, dtype=_sum_type(features.dtype))
-    chunk = min(_chunk(features, cin + cout), max(len(inputs) for inputs, _ in pairs))
-    gathered, products = features.new_empty(chunk, cin), features.new_empty(chunk, cout)
-    for matrix, (inputs, outputs) in zip(weight, pairs, strict=True):
-        if inputs is outputs:  # all rows in order
-            _add_product(out, features, matrix)
-            continue
-        for some, their in zip(inputs.split(chunk), outputs.split(chunk), strict=True):
-            left = torch.index_select(features, 0, some, out=gathered[: len(some)])
-            product = torch.mm(left, matrix, out=products[: len(some)])
-            out.index_add_(0, their, product.to(out.dtype))
-    return out.to(features.dtype)
+def _parts(
+    inputs: Int64[Tensor, " n"], outputs: Int64[Tensor, " n"], chunk: int
+) -> Iterator[tuple[Int64[Tensor, " some"], Int64[Tensor, " some"]]]:
+    return zip(inputs.split(chunk), outputs.split(chunk), strict=True)
 
 
-@torch.no_grad()
-def _weight_from_pairs(
-    features: Float[Tensor, "inputs cin"],
-    grad: Float[Tensor, "outputs cout"],
-    pairs: Pairs,
-) -> Float[Tensor, "k cin cout"]:
-    cin, cout = features.shape[1], grad.shape[1]
-    sums = features.new_zeros(len(pairs), cin, cout, dtype=_sum_type(features.dtype))
-    chunk = _chunk(features, cin + cout)
-    for total, (inputs, outputs) in zip(sums, pairs, strict=True):
-        if inputs is outputs:
-            _add_product(total, features.T, grad)
-            continue
-        for some, their in zip(inputs.split(chunk), outputs.split(chunk), strict=True):
-            left, right = features.index_select(0, some), grad.index_select(0, their)
-            _add_product(total, left.T, right)
-    return sums.to(features.dtype)
+def _rows(
+    values: Float[Tensor, "n c"],
+    rows: Int64[Tensor, " some"],
+    buffer: Float[Tensor, "chunk c"],
+) -> Float[Tensor, "some c"]:
+    return torch.index_select(values, 0, rows, out=buffer[: len(rows)])
 
 
 class _ByTable(Function):
@@ -218,7 +218,7 @@ def _gathered(
     """
     width = features.shape[1]
     padded = torch.cat([features.new_zeros(1, width), features])
-    chunk = min(_chunk(features, 27 * width), len(features))
+    chunk = _chunk(features, 27 * width, len(features))
     buffer = features.new_empty(chunk * 27, width)
     for rows, result in zip(neighbours.split(chunk), out.split(chunk), strict=True):
         wide = buffer[: rows.numel()]
@@ -230,14 +230,18 @@ def _swapped(pairs: Pairs) -> Pairs:
     return tuple((outputs, inputs) for inputs, outputs in pairs)
 
 
+def _longest(pairs: Pairs) -> int:
+    return max(len(inputs) for inputs, outputs in pairs if inputs is not outputs)
+
+
 def _sum_type(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _chunk(features: Tensor, columns: int) -> int:
+def _chunk(features: Tensor, columns: int, most: int) -> int:
     """Return how many rows of so many numbers are gathered at once."""
     numbers = _GPU_CHUNK if features.is_cuda else _CPU_CHUNK
-    return max(numbers // max(columns, 1), 1)
+    return min(max(numbers // max(columns, 1), 1), most)
 
 
 def _add_product(

@@ -145,6 +145,23 @@ class Sites:
         return table[:, :-1].T.contiguous()
 
     @cached_property
+    def box(self) -> tuple[Int64[Tensor, " n"], tuple[int, int, int, int]]:
+        """Places of the sites in a dense grid (batch, x, y, z), and the grid's shape.
+
+        The grid of each batch begins at the batch's own smallest coordinates.
+        """
+        if len(self) == 0:
+            return self._order, (0, 0, 0, 0)
+        batch, xyz = self.batch_xyz[:, 0], self.batch_xyz[:, 1:]
+        batch = batch - batch.min()
+        lower = xyz.new_full((int(batch.max()) + 1, 3), MOST)
+        lower = lower.scatter_reduce(0, batch[:, None].expand(-1, 3), xyz, "amin")
+        x, y, z = (xyz - lower[batch]).unbind(1)
+        nx, ny, nz = (int(axis.max()) + 1 for axis in (x, y, z))
+        place = ((batch * nx + x) * ny + y) * nz + z
+        return place, (len(lower), nx, ny, nz)
+
+    @cached_property
     def _coarser_and_parent(self) -> "tuple[Sites, Int64[Tensor, ' n']]":
         coarse_xyz = self.batch_xyz.clone()
         coarse_xyz[:, 1:] >>= 1  # rounds down, below zero as well

@@ -31,13 +31,17 @@ def network(seed=0, remembering=False, **changes):
         torch.nn.init.normal_(level.occupancy.weight, std=3)
     one = fragment(1)
     memories = [make_memories(made, one.origin_voxel[None])] if remembering else None
+
+    def even_out(result):
+        ordered = result.occupancy.sort().values
+        middle = len(ordered) // 2
+        # Between two voxels: none is so close to even that rounding decides.
+        even = (ordered[middle] + ordered[middle - 1]) / 2
+        made.levels[result.level].occupancy.bias -= even
+        return result.occupancy > even
+
     with torch.no_grad():
-        for result in made([one], memories, lambda r: torch.ones(len(r.sites)) > 0):
-            ordered = result.occupancy.sort().values
-            middle = len(ordered) // 2
-            # Between two voxels: none is so close to even that rounding decides.
-            even = (ordered[middle] + ordered[middle - 1]) / 2
-            made.levels[result.level].occupancy.bias -= even
+        even_out(made([one], memories, even_out)[-1])
     return made
 
 
