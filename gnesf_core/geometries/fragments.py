@@ -187,6 +187,14 @@ class FragmentSamples:
         self._singles = self._starts(1)
         self._runs = self._starts(data.sequence_fragments)
         self._first_run = data.sequence_from_step * training.batch
+        if settings.fusion != "none" and data.sequence_from_step >= training.steps:
+            raise BadInput(
+                "settings",
+                "sequence_from_step",
+                expected=f"fewer than the {training.steps} steps of the training",
+                found=data.sequence_from_step,
+                remedy="let the memory learn from an earlier step on; or fusion: none",
+            )
 
     def _survey(self) -> None:
         """Count the fragments of every scene."""

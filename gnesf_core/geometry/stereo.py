@@ -224,9 +224,7 @@ def _mean_of_seen(
     return total / count
 
 
-def smooth(
-    scores: Float32[Tensor, "d h w"], penalty: float
-) -> Int64[Tensor, "h w"]:
+def smooth(scores: Float32[Tensor, "d h w"], penalty: float) -> Int64[Tensor, "h w"]:
     """Choose a hypothesis per pixel that also suits the pixels around (semi-global).
 
     Along four directions a path collects the scores of its hypotheses and pays a fifth
@@ -277,3 +275,31 @@ def depth_of(
     inverse = inverse_depth[0] + (middle + offset) * spacing
     good = (chosen == middle) & (here > min_score)
     return torch.where(good, 1 / inverse, 0)
+
+
+def confirmed(
+    pictures: PosedPictures,
+    depth_m: Float32[Tensor, "n h w"],
+    neighbours: Sequence[Sequence[int]],
+    tolerance: float,
+) -> Bool[Tensor, "n h w"]:
+    """Tell which depths agree, within a share of them, with a neighbour's depth."""
+    height, width = depth_m.shape[1:]
+    poses, device = pictures.world_from_camera, depth_m.device
+    rays = torch.from_numpy(camera.pixel_rays(pictures.intrinsics, width, height))
+    rays = rays.float().to(device).flatten(0, 1)
+    agree = torch.zeros_like(depth_m, dtype=torch.bool)
+    for reference, others in enumerate(neighbours):
+        points = rays * depth_m[reference].reshape(-1, 1)
+        for other in others:
+            motion = camera.invert_rigid(poses[other]) @ poses[reference]
+            uv, z = camera.project(
+                camera.transform(motion, points), pictures.intrinsics
+            )
+            inside = camera.in_image(uv, width, height)
+            u, v = (uv + 0.5).floor().long().unbind(-1)
+            nearest = torch.where(inside, v * width + u, 0)
+            theirs = depth_m[other].flatten()[nearest]
+            close = inside & (theirs > 0) & ((theirs - z).abs() < tolerance * z)
+            agree[reference] |= close.view(height, width)
+    return agree & (depth_m > 0)

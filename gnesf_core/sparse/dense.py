@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnesf_core.shapes import Float
-from gnesf_core.sparse.gather import computed_type
+from gnesf_core.sparse.precision import computed_type
 from gnesf_core.sparse.sites import Sites
 
 _MOST_CELLS = 2**28  # 32 GiB of 32 float32 channels

@@ -5,11 +5,17 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from gnesf_core.errors import BadInput
+from gnesf_core.shapes import Float
 from gnesf_core.sparse import dense, gather
+from gnesf_core.sparse.sites import Sites
 
 NAMES = ("auto", "gather", "dense", "implicit", "torchsparse")
+_FULL_CELLS = (
+    1.4  # per site: up to here a dense grid is faster, by a CPU's measurements
+)
 
 
 class Engine(NamedTuple):
@@ -28,12 +34,13 @@ class Engine(NamedTuple):
 def engine(name: str, device: torch.device | str) -> Engine:
     """Return the engine of this name for tensors on `device`.
 
-    `auto` is `gather` on a CPU, where it was measured to be the fastest. On CUDA,
-    where nothing was measured yet, it gathers too, with `down` and `up` by blocks: a
-    layer is then one gather and one large matrix product, and work is proportional to
-    the sites. `dense` multiplies that work by the cells per site, 10 and more on fine
-    levels; it can only win on full grids, which are small. `implicit` saves writing and
-    reading the gathered matrix, some 0.1 ms a layer on an H200: it is the one to try.
+    `auto` on a CPU is what was measured to be the fastest: `gather`, and Torch's own
+    convolution for boxes that are nearly full, as coarsest levels are. On CUDA nothing
+    was measured yet. There `auto` gathers, with `down` and `up` by blocks: a layer is
+    one gather and one large matrix product, and work is proportional to the sites.
+    `dense` multiplies that work by the cells per site, 10 and more on fine levels, and
+    could only win on full boxes, which are small. `implicit` saves writing and reading
+    the gathered matrix, some 0.1 ms a layer on an H200: it is the one to try.
     """
     if name not in NAMES:
         raise BadInput(
@@ -56,9 +63,22 @@ def engine(name: str, device: torch.device | str) -> Engine:
             torchsparse_engine.down,
             torchsparse_engine.up,
         )
-    if name == "auto" and torch.device(device).type == "cuda":
+    if torch.device(device).type == "cuda":
         return Engine(gather.submanifold, dense.down, dense.up)
-    return Engine(gather.submanifold, gather.down, gather.up)
+    submanifold = _submanifold_on_cpu if name == "auto" else gather.submanifold
+    return Engine(submanifold, gather.down, gather.up)
+
+
+def _submanifold_on_cpu(
+    features: Float[Tensor, "n cin"], weight: Float[Tensor, "27 cin cout"], sites: Sites
+) -> Float[Tensor, "n cout"]:
+    """Compute `gather.submanifold_truth` by the faster of two engines."""
+    batches, x, y, z = sites.box[1]
+    is_full = batches * x * y * z <= _FULL_CELLS * len(sites)
+    # For less than this, Torch takes a slow path.
+    is_large = batches > 1 or features.shape[1] * x * y > 20480
+    chosen = dense if is_full and is_large else gather
+    return chosen.submanifold(features, weight, sites)
 
 
 def _implicit(device: torch.device) -> Engine:

@@ -24,7 +24,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from gnesf_core.shapes import Float, Int32
 from gnesf_core.sparse.dense import down, up
-from gnesf_core.sparse.gather import computed_type
+from gnesf_core.sparse.precision import computed_type
 from gnesf_core.sparse.sites import Sites
 
 __all__ = ["INTERPRETED", "down", "submanifold", "up"]

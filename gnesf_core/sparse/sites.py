@@ -26,7 +26,8 @@ CENTRE = 13  # index of offset (0, 0, 0) of the 27
 # numbers 14 (the voxel above), 15..17, 18..20, 21..23 and 24..26.
 _COLUMNS_AHEAD = ((0, 1), (1, -1), (1, 0), (1, 1))
 
-Pairs = tuple[tuple[Int64[Tensor, " _"], Int64[Tensor, " _"]], ...]
+Pair = tuple[Int64[Tensor, " _"], Int64[Tensor, " _"]]  # rows that meet, two by two
+Pairs = tuple[Pair, ...]
 
 
 class Sites:
@@ -45,6 +46,7 @@ class Sites:
                 f"sites: expected unique voxels with |x|, |y|, |z| <= {MOST} and "
                 f"batches 0..{MOST_BATCH}; remedy: Tensor.unique(dim=0)"
             )
+        self.derived: dict[str, object] = {}  # what engines keep, under their own keys
         self._interpolations: dict[tuple[Sites, int], tuple[Tensor, Tensor]] = {}
 
     def _unique(self) -> Bool[Tensor, ""]:

@@ -6,18 +6,13 @@ of version 2.0 and the only one that also runs on a CPU. (Its own maps would nee
 coordinates (batch, x, y, z), and the 27 offsets with x running fastest.)
 """
 
-from weakref import WeakKeyDictionary
-
 import torch
 from torch import Tensor
 
 from gnesf_core.errors import BadInput
 from gnesf_core.shapes import Float
-from gnesf_core.sparse.gather import computed_type
+from gnesf_core.sparse.precision import computed_type
 from gnesf_core.sparse.sites import Pairs, Sites
-
-_neighbour_maps: WeakKeyDictionary = WeakKeyDictionary()
-_family_maps: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def check_installed() -> None:
@@ -40,9 +35,11 @@ def submanifold(
     features: Float[Tensor, "n cin"], weight: Float[Tensor, "27 cin cout"], sites: Sites
 ) -> Float[Tensor, "n cout"]:
     """Compute `gather.submanifold_truth`."""
-    if sites not in _neighbour_maps:
-        _neighbour_maps[sites] = _map(sites.pairs, len(sites), len(sites))
-    return _convolve(features, weight, _neighbour_maps[sites], transposed=False)
+    if "torchsparse_neighbours" not in sites.derived:
+        rows = _map(sites.pairs, len(sites), len(sites))
+        sites.derived["torchsparse_neighbours"] = rows
+    rows = sites.derived["torchsparse_neighbours"]
+    return _convolve(features, weight, rows, transposed=False)
 
 
 def down(
@@ -60,9 +57,10 @@ def up(
 
 
 def _families(sites: Sites) -> dict[str, object]:
-    if sites not in _family_maps:
-        _family_maps[sites] = _map(sites.families, len(sites), len(sites.coarser))
-    return _family_maps[sites]
+    if "torchsparse_families" not in sites.derived:
+        rows = _map(sites.families, len(sites), len(sites.coarser))
+        sites.derived["torchsparse_families"] = rows
+    return sites.derived["torchsparse_families"]
 
 
 def _map(pairs: Pairs, inputs: int, outputs: int) -> dict[str, object]:

@@ -111,7 +111,7 @@ class Report:
             "learning_rate": learning_rate,
             "items_per_second": rate * self._config.batch,
         } | dict(zip(self._names, means, strict=True))
-        if validation is not None:
+        if validation is not None and not math.isnan(validation):
             values["validation"] = validation
         line = json.dumps(values) + "\n"
         self.metrics += line

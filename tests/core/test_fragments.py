@@ -494,6 +494,14 @@ def test_an_epoch_shows_every_fragment_once_in_an_order_of_its_own(scenes):
     assert not samples.has_memory(10**6)
 
 
+def test_a_memory_that_would_never_learn_is_refused(scenes):
+    training = dataclasses.replace(TRAINING, steps=DATA.sequence_from_step)
+    with pytest.raises(BadInput, match="sequence_from_step"):
+        samples_of(scenes, training=training)
+    settings = dataclasses.replace(SETTINGS, fusion="none")
+    assert not samples_of(scenes, training=training, settings=settings).has_memory(999)
+
+
 def test_later_every_run_of_fragments_is_shown_once(scenes):
     samples = samples_of(scenes)
     first = DATA.sequence_from_step * TRAINING.batch

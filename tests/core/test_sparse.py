@@ -13,12 +13,13 @@ import torch
 from torch.nn.functional import conv3d, conv_transpose3d
 
 from gnesf_core.errors import BadInput
-from gnesf_core.sparse import dense, gather, torchsparse_engine
+from gnesf_core.sparse import dense, gather, pairs, table, torchsparse_engine
 from gnesf_core.sparse.engine import Engine, engine
 from gnesf_core.sparse.sites import CENTRE, MOST, MOST_BATCH, Sites
 
 TRUTH = Engine(gather.submanifold_truth, gather.down_truth, gather.up_truth)
-ENGINES = {"truth": TRUTH} | {name: engine(name, "cpu") for name in ("gather", "dense")}
+OURS = ("auto", "gather", "dense")
+ENGINES = {"truth": TRUTH} | {name: engine(name, "cpu") for name in OURS}
 EVERY = pytest.mark.parametrize("name", ENGINES)
 KINDS = ("submanifold", "down", "up")
 OFFSETS = list(itertools.product((-1, 0, 1), repeat=3))
@@ -67,7 +68,7 @@ def assert_close(actual, expected, atol=1e-12):
 
 
 @EVERY
-@pytest.mark.parametrize("share", [0.1, 0.8])
+@pytest.mark.parametrize("share", [0.1, 0.8, 1.0])
 def test_submanifold_is_dense_convolution_of_zeros_read_at_the_sites(name, share):
     sites = some_sites(share)
     features, weight = inputs("submanifold", sites)
@@ -139,8 +140,8 @@ def test_gradients_are_those_of_small_differences(name, share):
         )
 
 
-@pytest.mark.parametrize("name", ["gather", "dense"])
-@pytest.mark.parametrize("share", [0.1, 0.8])
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("share", [0.1, 0.8, 1.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_engines_agree_with_the_truth_in_float32(name, share, kind):
     sites = some_sites(share, size=(12, 11, 10))
@@ -173,7 +174,8 @@ def test_gathering_in_many_parts_changes_nothing(monkeypatch):
             case = *inputs(kind, sites), sites
             whole = gradients(getattr(gather, kind), *case)
             with monkeypatch.context() as patch:
-                patch.setattr(gather, "_CPU_CHUNK", 7 * 27 * 3)
+                patch.setattr(table, "_CPU_NUMBERS", 7 * 27 * 3)
+                patch.setattr(pairs, "_SLAB_ROWS", 50)
                 parts = gradients(getattr(gather, kind), *case)
             for one, other in zip(whole, parts, strict=True):
                 assert_close(one, other)
@@ -249,7 +251,7 @@ def test_no_voxel_at_all_gives_no_rows_and_gradients_of_zero(name):
     assert rows.shape == weights.shape == (0, 8)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.8])
+@pytest.mark.parametrize("share", [0.1, 0.8, 1.0])
 def test_results_are_the_same_bits_again_where_algorithms_must_be_deterministic(share):
     torch.use_deterministic_algorithms(True)
     try:
@@ -258,7 +260,7 @@ def test_results_are_the_same_bits_again_where_algorithms_must_be_deterministic(
             sites = some_sites(share, size=(16, 15, 14))
             for kind in KINDS:
                 case = *inputs(kind, sites, 16, 24, torch.float32), sites
-                runs.append(gradients(getattr(gather, kind), *case))
+                runs.append(gradients(getattr(ENGINES["auto"], kind), *case))
     finally:
         torch.use_deterministic_algorithms(False)
     for first, second in zip(runs[:3], runs[3:], strict=True):
@@ -401,9 +403,19 @@ def test_engines_that_cannot_run_are_refused_with_a_remedy(monkeypatch):
         engine("torchsparse", "cpu")
 
 
-def test_the_default_gathers():
-    assert engine("auto", "cpu") == engine("gather", "cpu")
-    assert engine("auto", "cuda").submanifold == gather.submanifold
+def test_the_default_gathers_except_from_full_boxes(monkeypatch):
+    def refuse(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(gather, "submanifold", refuse)
+    for share, is_full in ((1.0, True), (0.95, True), (0.5, False)):
+        sites = some_sites(share)
+        features, weight = inputs("submanifold", sites)
+        if is_full:
+            engine("auto", "cpu").submanifold(features, weight, sites)
+        else:
+            with pytest.raises(AssertionError):
+                engine("auto", "cpu").submanifold(features, weight, sites)
 
 
 INTERPRETED = """
@@ -504,7 +516,8 @@ def test_torchsparse_agrees_with_the_truth(share, kind, monkeypatch):
 @pytest.mark.parametrize("name", ["auto", "gather", "dense", "implicit"])
 @pytest.mark.parametrize("share", [0.1, 0.8])
 @pytest.mark.parametrize("kind", KINDS)
-def test_engines_on_the_gpu_agree_with_the_truth(name, share, kind):
+def test_engines_on_the_gpu_agree_with_the_truth(name, share, kind, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     sites = some_sites(share, size=(24, 23, 22))
     there = Sites(sites.batch_xyz.cuda())
     features, weight = inputs(kind, sites, 24, 48, torch.float32)

@@ -474,10 +474,11 @@ def test_the_best_weights_are_those_of_the_best_step(tmp_path, values, best):
     tried = {
         line["step"]: line["validation"] for line in metrics if "validation" in line
     }
-    assert list(tried) == [3, 6, 9, 12, 15, 18, 20]
-    assert list(tried.values()) == pytest.approx(values, nan_ok=True)
+    steps = [3, 6, 9, 12, 15, 18, 20]
+    said = dict(zip(steps, values, strict=True))  # NaN is not JSON, and says nothing
+    assert tried == {step: v for step, v in said.items() if not math.isnan(v)}
     assert step == best
-    assert weights == task.tried[list(tried).index(best)][0]
+    assert weights == task.tried[steps.index(best)][0]
     shorter = Validated(values=[0] * 7)
     ended(tmp_path / "shorter", shorter, settings(validate_steps=best, warmup_steps=3))
     assert weights == shorter.tried[0][0]
@@ -557,10 +558,9 @@ def test_progress_tells_the_validation(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "gnesf_core.training"):
         ended(tmp_path, Validated(values=[0.12345, *[math.nan] * 6]))
     lines = [line for line in caplog.messages if line.startswith("step ")]
-    assert [line.split("/")[0] for line in lines if "validation" in line] == [
-        f"step {step}" for step in (3, 6, 9, 12, 15, 18, 20)
-    ]
-    assert ")  validation 0.1235  " in lines[0] and "validation nan  " in lines[-1]
+    tried = [line.split("/")[0] for line in lines if "validation" in line]
+    assert tried == ["step 3"]  # the others had nothing to say
+    assert ")  validation 0.1235  " in lines[0]
 
 
 # What it says
