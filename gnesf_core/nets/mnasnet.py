@@ -128,6 +128,9 @@ class Pyramid(nn.Module):
         for name, numbers in (("_mean", MEAN_RGB), ("_std", STD_RGB)):
             values = 255 * torch.tensor(numbers)[:, None, None]
             self.register_buffer(name, values, persistent=False)
+        # Channels side by side: half as long again without it, and whoever samples
+        # the maps wants them so.
+        self.to(memory_format=torch.channels_last)
 
     def forward(
         self, pictures: Shaped[Tensor, "n 3 h w"]
@@ -140,6 +143,7 @@ class Pyramid(nn.Module):
         if height % STRIDES[-1] or width % STRIDES[-1]:
             raise ValueError(f"{width} x {height} are no multiples of {STRIDES[-1]}")
         normalised = (pictures.float() - self._mean) / self._std
+        normalised = normalised.contiguous(memory_format=torch.channels_last)
         fine, middle, coarse = self.encoder(normalised)
         joined = _doubled(coarse) + self.inner1(middle)
         finest = _doubled(joined) + self.inner2(fine)

@@ -13,9 +13,7 @@ from gnesf_core.sparse import dense, gather
 from gnesf_core.sparse.sites import Sites
 
 NAMES = ("auto", "gather", "dense", "implicit", "torchsparse")
-_FULL_CELLS = (
-    1.4  # per site: up to here a dense grid is faster, by a CPU's measurements
-)
+_FULL_CELLS = 1.4  # per site: up to here a CPU is faster with a dense grid
 
 
 class Engine(NamedTuple):
@@ -24,10 +22,8 @@ class Engine(NamedTuple):
     `sites` are always the finer of the voxels that come in and go out.
     """
 
-    submanifold: (
-        Callable  # 3x3x3 in place: weight[(dx + 1) * 9 + (dy + 1) * 3 + dz + 1]
-    )
-    down: Callable  # 2x2x2, stride 2, to sites.coarser: weight[dx * 4 + dy * 2 + dz]
+    submanifold: Callable  # 3x3x3 in place; weight[(dx+1) * 9 + (dy+1) * 3 + (dz+1)]
+    down: Callable  # 2x2x2 to sites.coarser; weight[dx * 4 + dy * 2 + dz] of the child
     up: Callable  # its transpose, from sites.coarser
 
 

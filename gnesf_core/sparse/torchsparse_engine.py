@@ -1,9 +1,10 @@
-"""Sparse 3D convolution by torchsparse 2.1, the library of the released networks.
+"""Sparse 3D convolution by torchsparse, whose version 2.0 the released networks ran on.
 
-Its kernels are given the maps of `Sites`, so rows and offsets are ours and no
-coordinates pass hands. They are those of its gather-scatter dataflow, which is the one
-of version 2.0 and the only one that also runs on a CPU. (Its own maps would need CUDA,
-coordinates (batch, x, y, z), and the 27 offsets with x running fastest.)
+This is written for version 2.1. Its kernels are given the maps of `Sites`, so rows and
+offsets are ours and no coordinates pass hands. (Its own maps need CUDA, coordinates as
+(batch, x, y, z), and weights of the 27 offsets with x running fastest.) The kernels are
+those of its gather-scatter dataflow: that of version 2.0, and the only one that also
+runs on a CPU.
 """
 
 import torch
@@ -19,7 +20,7 @@ def check_installed() -> None:
     """Refuse to go on where torchsparse cannot be imported."""
     try:
         import torchsparse  # noqa: F401
-    except (ImportError, AssertionError, RuntimeError) as error:  # no CUDA: the latter
+    except (ImportError, AssertionError, RuntimeError) as error:  # or there is no CUDA
         raise BadInput(
             "config",
             "sparse_engine",
