@@ -2,6 +2,8 @@
 
 import importlib
 import logging
+import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import numpy as np
 
 from gnesf_core.data import store
 from gnesf_core.data.provenance import provenance
+from gnesf_core.errors import BadInput
 from stages.cli import device_named, run, settings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("stages")
 
 
 def main(
@@ -28,18 +31,34 @@ def main(
     config = settings(kind.Settings, recipe, "--recipe")
     where = device_named(device)
     geometry = kind.open_geometry(config, weights, where)
-    with store.Frames(frames) as kept:
+    with ExitStack() as stack:
+        kept = stack.enter_context(store.Frames(frames))
         inputs = {"frames": kept.fingerprint} | geometry.inputs()
         fused = None
-        if targets is not None:
-            fused = store.Targets(targets, kept.scene)
+        if geometry.needs_targets:
+            fused = stack.enter_context(store.Targets(_named(targets), kept.scene))
             inputs["targets"] = fused.fingerprint
+        started = time.monotonic()
         volume = geometry.reconstruct(kept, fused)
+        seconds = time.monotonic() - started
         about = {"module": module, "device": where.type} | asdict(config)
         made_by = provenance("fuse_features", about, inputs, packages=kind.PACKAGES)
         store.write_volume(out, kept, volume, made_by)
-    near = np.count_nonzero(np.abs(volume.surface.tsdf) < 1)
-    log.info("%s: %d voxels near surfaces", kept.scene, near)
+        surface = volume.surface
+        near = np.count_nonzero((surface.weight > 0) & (np.abs(surface.tsdf) < 1))
+        log.info("%s: %d voxels near surfaces, %.1f s", kept.scene, near, seconds)
+
+
+def _named(targets: Path | None) -> Path:
+    if targets is None:
+        raise BadInput(
+            "command line",
+            "--targets",
+            expected="the targets of the scene, which this geometry is made of",
+            found="none",
+            remedy="name the file that fuse_targets wrote",
+        )
+    return targets
 
 
 if __name__ == "__main__":

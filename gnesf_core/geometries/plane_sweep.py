@@ -29,7 +29,7 @@ Settings = PlaneSweepConfig
 PACKAGES: tuple[str, ...] = ()
 
 # Correlation that a pixel gives up to agree with the pixels around it on a depth.
-_JUMP_PENALTY = 0.8
+_JUMP_PENALTY = 1.0
 _AGREEMENT = 0.05  # share of a depth within which another map confirms it
 _LUMA = (0.299, 0.587, 0.114)
 # Of the points along each axis, this percentage may lie outside the volume at either

@@ -26,7 +26,8 @@ rule train_sdf:
     priority: 10
     conda:
         "../../environment.yml"
-    threads: 16
+    # On a CPU its many small operations gain nothing from more.
+    threads: 16 if GPUS else 1
     resources:
         gpu=GPUS,
         # Not a parameter: moving to a GPU is no reason to train again.
