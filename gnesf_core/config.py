@@ -156,7 +156,7 @@ class NeuconConfig:
     encoder_weights: str  # torchvision's ImageNet checkpoint to start from; "" = none
     channels: int  # of the finest level's encoding; doubled on each coarser one
     voxel_size_m: float  # finest level; doubled on each coarser one
-    truncation_m: float  # of the finest level; the same as in the targets
+    truncation_m: float  # of the finest level, as of the targets' finest; doubled too
     volume_x: int  # voxels of a fragment's volume, finest level
     volume_y: int
     volume_z: int

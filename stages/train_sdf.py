@@ -57,12 +57,14 @@ def main(
     trained = loop.train(task, training, workspace, key, device_named(device))
     if trained is None:
         return  # another process of the team writes
-    final = network.state_dict()
-    best = final if trained.best is None else trained.best
-    steps = training.steps if trained.best_step is None else trained.best_step
-    for path, tensors, step in ((out, best, steps), (last, final, training.steps)):
-        about = {"step": str(step), "provenance": json.dumps(made_by, sort_keys=True)}
-        weights.write_weights(path, tensors, about)
+    final = {"step": training.steps, "weights": network.state_dict()}
+    best = final
+    if trained.best is not None:
+        best = {"step": trained.best_step, "weights": trained.best}
+    for path, state in ((out, best), (last, final)):
+        words = {"step": str(state["step"])}
+        words["provenance"] = json.dumps(made_by, sort_keys=True)
+        weights.write_weights(path, state["weights"], words)
     write_bytes(metrics, trained.metrics)
     remove_states(workspace)
 

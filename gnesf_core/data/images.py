@@ -53,14 +53,14 @@ def decode_color_reduced(
     A JPEG's decoder can leave out what resizing would average away, at half the cost.
     It is asked for a size that divides the image's, so that the edges stay in place.
     """
+    if encoding != "jpeg":
+        return decode_color(data, encoding, width, height, where)
     shrink = 1
     while shrink < 8 and all(
         size % (2 * shrink) == 0 and size // (2 * shrink) >= enough
         for size, enough in zip((width, height), least, strict=True)
     ):
         shrink *= 2
-    if encoding != "jpeg":
-        return decode_color(data, encoding, width, height, where)
     check_color(data, encoding, width, height, where)
     return _pillow_decode(data, encoding, "RGB", (width, height), where, shrink)
 

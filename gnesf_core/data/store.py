@@ -305,11 +305,25 @@ class SceneVolume:
     encoding: Float32[np.ndarray, "n channels"]  # M of the paper; 0 channels = none
 
 
+_MOST_VOXELS = 1 << 28  # as tsdf.py makes them
+_MOST_CHANNELS = 1 << 12
+
+
 def write_volume(
     path: Path, frames: Frames, volume: SceneVolume, made_by: Mapping[str, Any]
 ) -> None:
     """Publish a `volume` file of the scene of `frames`."""
     surface = volume.surface
+    encoding = volume.encoding.astype(np.float16)
+    for name, values in (("tsdf", surface.tsdf), ("encoding", encoding)):
+        if not np.isfinite(values).all():
+            raise BadInput(
+                path,
+                name,
+                expected="finite numbers",
+                found="others, or too large ones for float16",
+                remedy="look at the weights or the frames that the volume is made of",
+            )
     with write_container(path, "volume", frames.scene, made_by) as writer:
         writer.array("tsdf", surface.tsdf.astype(np.float16), compress=True)
         writer.array("weight", surface.weight.astype(np.uint16), compress=True)
@@ -319,7 +333,7 @@ def write_volume(
         writer.array(
             "encoding/ijk", volume.encoding_ijk.astype(np.int32), compress=True
         )
-        writer.array("encoding/features", volume.encoding.astype(np.float16))
+        writer.array("encoding/features", encoding)
         writer.attributes(
             "/",
             voxel_size_m=surface.voxel_size_m,
@@ -337,7 +351,12 @@ class VolumeFile(Container):
     def volume(self) -> SceneVolume:
         """Read all of it."""
         about = self.attributes("/")
-        tsdf = self.array("tsdf", "<f2", (None, None, None)).astype(np.float32)
+        stored = self.dataset("tsdf", "<f2", (None, None, None))
+        if math.prod(stored.shape) > _MOST_VOXELS:
+            self._refuse("tsdf", f"at most {_MOST_VOXELS} voxels", stored.shape)
+        tsdf = self.read(stored, ()).astype(np.float32)
+        if not (np.abs(tsdf) <= 1).all():  # not so for NaN either
+            self._refuse("tsdf", "distances in [-1, 1]", "others")
         surface = DistanceGrid(
             self.array("origin_world", "<f8", (3,)),
             float(about["voxel_size_m"]),
@@ -345,11 +364,22 @@ class VolumeFile(Container):
             tsdf,
             self.array("weight", "<u2", tsdf.shape),
         )
+        sizes = surface.voxel_size_m, surface.truncation_m
+        if not (min(sizes) > 0 and np.isfinite([*sizes, *surface.origin_world]).all()):
+            found = f"{surface.origin_world}, {sizes}"
+            self._refuse("grid", "a finite origin and sizes above 0", found)
         shares = self.array("confidence", "u1", tsdf.shape)
-        ijk = self.array("encoding/ijk", "<i4", (None, 3)).astype(np.int64)
+        voxels = self.dataset("encoding/ijk", "<i4", (None, 3))
+        encoded = self.dataset("encoding/features", "<f2", (len(voxels), None))
+        if len(voxels) > tsdf.size or encoded.shape[1] > _MOST_CHANNELS:
+            expected = f"at most {tsdf.size} voxels of {_MOST_CHANNELS} channels"
+            self._refuse("encoding", expected, encoded.shape)
+        ijk = self.read(voxels, ()).astype(np.int64)
         if ((ijk < 0) | (ijk >= tsdf.shape)).any():
             self._refuse("encoding/ijk", f"voxels of {tsdf.shape}", "others")
-        features = self.array("encoding/features", "<f2", (len(ijk), None))
+        features = self.read(encoded, ())
+        if not np.isfinite(features).all():
+            self._refuse("encoding/features", "finite numbers", "others")
         return SceneVolume(
             surface,
             shares.astype(np.float32) / 255,

@@ -117,7 +117,7 @@ def _surface_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Block
         "any surface as 0, distances leave it out. Trimmed leaves out of both surfaces "
         f"what lies more than {_cm(protocol['trim_tolerance_m'])} behind the depth "
         f"camera's depth, or further from it than {protocol['trim_depth_m']:g} m, in "
-        "every kept frame; whole leaves out nothing.",
+        "every kept frame, or where none has depth; whole leaves out nothing.",
         ["geometry", "extent", "scenes", *(title for _, title in shares),
          "with surface", "accuracy (m)", "completeness (m)"],
         [

@@ -24,6 +24,7 @@ from gnesf_core.shapes import Bool, Float, Float32, Float64, Int32
 Surface = tuple[Float[np.ndarray, "_ 3"], Int32[np.ndarray, "_ 3"]]
 
 MIN_WEIGHT = 2  # frames that must have seen a voxel of the fused depth
+_MOST_EXTENT_M = 200.0
 FREE_TSDF = 0.999  # from here on a voxel is free space: float16 and means are not exact
 
 
@@ -37,6 +38,15 @@ def read_truth(path: Path) -> Surface:
             expected="a true surface",
             found="no vertices",
             remedy="fetch the scene's mesh again",
+        )
+    extent_m = np.ptp(mesh.vertices, axis=0).max()
+    if not extent_m < _MOST_EXTENT_M:
+        raise BadInput(
+            path,
+            "element vertex",
+            expected=f"a scene of at most {_MOST_EXTENT_M} m",
+            found=f"{extent_m} m",
+            remedy="remove stray points, or fetch the scene's mesh again",
         )
     return mesh.vertices, mesh.faces
 

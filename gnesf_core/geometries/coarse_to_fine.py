@@ -35,7 +35,7 @@ class LevelResult(NamedTuple):
     features: Float[Tensor, "n c"]
     tsdf: Float[Tensor, " n"]
     occupancy: Float[Tensor, " n"]  # logit of the probability of a surface within reach
-    count: Int64[Tensor, " n"]  # views that see the voxel
+    count: Int64[Tensor, " n"]  # views that see the voxel; 0 if only remembered
 
     def points_world(
         self, fragments: Sequence[FragmentInputs], voxel_size_m: float
@@ -174,6 +174,8 @@ class Neucon(nn.Module):
                 memories, boxes, features, sites, count
             )
             features = part.gru(remembered, features, sites)
+        elif part.gru is not None:
+            features = features.tanh()  # as an empty memory lets it through at first
         tsdf, occupancy = part.tsdf(features)[:, 0], part.occupancy(features)[:, 0]
         result = LevelResult(level, sites, features, tsdf, occupancy, count)
         if memories is not None:

@@ -1,7 +1,8 @@
 """Features of a scene's voxels that outlive a fragment.
 
-Memory grows with the number of voxels that are remembered, thus with the surface, and
-what is done for a fragment costs no more in a large scene than in a small one.
+Features grow with the number of voxels that are remembered, thus with the surface; a
+4-byte number per voxel of the whole box finds them. What is done for a fragment costs
+no more in a large scene than in a small one.
 """
 
 import math

@@ -31,6 +31,7 @@ from gnesf_core.geometries.fragments import (
     fragments_of,
     volume_origin,
 )
+from gnesf_core.geometry.tsdf import MOST_VOXELS
 from gnesf_core.nets.mnasnet import load_imagenet
 from gnesf_core.shapes import Int64
 from gnesf_core.sparse.engine import engine
@@ -43,14 +44,27 @@ Settings = NeuconConfig
 PACKAGES = ("safetensors",)
 
 _REPORT_SECONDS = 10.0
+_LEAST_TRUNCATION = 1.5  # voxels: below, a surface cannot be told from a jump of depth
 
 
 def build(settings: NeuconConfig, device: torch.device) -> Neucon:
     """Return the network, with the encoder's weights where the recipe names some."""
-    network = Neucon(settings, engine(settings.sparse_engine, device))
+    network = _network(settings, device)
     if settings.encoder_weights:
         load_imagenet(network.encoder, Path(settings.encoder_weights))
     return network
+
+
+def _network(settings: NeuconConfig, device: torch.device) -> Neucon:
+    if settings.truncation_m < _LEAST_TRUNCATION * settings.voxel_size_m * 0.999:
+        raise BadInput(
+            "recipe",
+            "truncation_m",
+            expected=f"{_LEAST_TRUNCATION} voxels of {settings.voxel_size_m} m or more",
+            found=settings.truncation_m,
+            remedy="choose smaller voxels, or a larger truncation here and in targets",
+        )
+    return Neucon(settings, engine(settings.sparse_engine, device))
 
 
 def sources(settings: NeuconConfig) -> list[Path]:
@@ -70,7 +84,7 @@ def open_geometry(
             found="none",
             remedy="train it, or name a file of weights in the recipe",
         )
-    network = Neucon(settings, engine(settings.sparse_engine, device))
+    network = _network(settings, device)
     load_into(network, weights)
     return NeuconGeometry(network.to(device).eval(), sha256_of(weights))
 
@@ -101,8 +115,17 @@ class NeuconGeometry:
                 found="none",
                 remedy="look at the scan's poses, or take the scene out of its list",
             )
-        origins = [volume_origin(frames, own, settings) for own in fragments]
-        scene = SceneFusion(self.network, torch.stack(origins))
+        origins = torch.stack([volume_origin(frames, f, settings) for f in fragments])
+        extent = origins.amax(0) - origins.amin(0) + torch.tensor(self.network.shape(0))
+        if int(extent.prod()) > MOST_VOXELS:
+            raise BadInput(
+                frames.path,
+                "kept/world_from_camera",
+                expected="a scene that fits into memory",
+                found=f"a volume of {extent.tolist()} voxels",
+                remedy="look for stray poses, or raise voxel_size_m in the recipe",
+            )
+        scene = SceneFusion(self.network, origins)
         started = reported = time.monotonic()
         for done, positions in enumerate(fragments, 1):
             scene.add(fragment_inputs(frames, positions, settings))

@@ -43,7 +43,25 @@ def open_geometry(
     settings: PlaneSweepConfig, weights: Path | None, device: torch.device
 ) -> Geometry:
     """Return the geometry; it has no weights."""
+    _check(settings)
     return PlaneSweep(settings, device)
+
+
+def _check(settings: PlaneSweepConfig) -> None:
+    """Refuse settings with which no depth could be found."""
+    shorter = min(settings.image_width, settings.image_height)
+    for name, value, most, what in (
+        ("near_m", settings.near_m, settings.far_m, "far_m"),
+        ("patch", settings.patch, shorter, "the pictures' shorter side"),
+    ):
+        if value >= most:
+            raise BadInput(
+                "recipe",
+                name,
+                expected=f"less than {what}, {most}",
+                found=value,
+                remedy="correct the recipe",
+            )
 
 
 class PlaneSweep:

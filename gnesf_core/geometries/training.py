@@ -16,6 +16,7 @@ from gnesf_core.config import FragmentDataConfig, TrainingConfig
 from gnesf_core.geometries.coarse_to_fine import LevelResult, Neucon, make_memories
 from gnesf_core.geometries.fragments import (
     LEVELS,
+    Fragment,
     FragmentInputs,
     FragmentSamples,
 )
@@ -26,15 +27,15 @@ from gnesf_core.training.distributed import mean_over_processes
 from gnesf_core.training.groups import parameter_groups
 from gnesf_core.training.loop import moved
 
-Fragment = dict[str, Any]  # as `FragmentSamples` makes them
 _SATURATED = 0.999
+_VIEWS = ("depth_m", "depth_from_world")  # of a fragment: what its views measured
 
 
 class Truth(NamedTuple):
     """What the voxels of a level are, as far as a fragment's views can tell."""
 
     tsdf: Float[Tensor, " n"]
-    occupied: Bool[Tensor, " n"]  # near a surface that some view sees
+    occupied: Bool[Tensor, " n"]  # near a surface that some view of the run sees
 
 
 Told = tuple[LevelResult, Truth]
@@ -68,7 +69,8 @@ class GeometryTask:
         memories = None
         if self._remembers:
             memories = [make_memories(model, _origins(own)) for own in samples]
-        for place, fragments in enumerate(zip(*samples, strict=True)):
+        for place in range(len(samples[0])):
+            fragments = [_seen_so_far(own[: place + 1]) for own in samples]
             seeds = [(self.samples.seed, number, place) for number in numbers]
             for result, truth in self._run(model, fragments, seeds, memories):
                 told[result.level].append((result, truth))
@@ -101,10 +103,12 @@ class GeometryTask:
         points = result.points_world(inputs, self._settings.voxel_size_m)
         batch = result.sites.batch_xyz[:, 0]
         sizes = batch.bincount(minlength=len(fragments)).tolist()
-        truths = [
-            self._truth_at(own, fragment, result.level)
-            for own, fragment in zip(points.split(sizes), fragments, strict=True)
-        ]
+        # Autocast would round positions to a fraction of a voxel.
+        with torch.no_grad(), torch.autocast(points.device.type, enabled=False):
+            truths = [
+                self._truth_at(own, fragment, result.level)
+                for own, fragment in zip(points.split(sizes), fragments, strict=True)
+            ]
         return Truth(*(torch.cat(part) for part in zip(*truths, strict=True)))
 
     def _truth_at(
@@ -148,10 +152,13 @@ class GeometryTask:
             memories = None
             if self._remembers:
                 memories = [make_memories(model, origins)]
+            shown: list[Fragment] = []
             for fragment in fragments:
                 fragment = moved(fragment, device)
                 finest = model([fragment["inputs"]], memories)[-1]
-                wrong = self._errors(model, finest, fragment)
+                shown = [*shown, fragment] if self._remembers else [fragment]
+                wrong = self._errors(model, finest, _seen_so_far(shown))
+                shown[-1] = {name: fragment[name] for name in _VIEWS}
                 error, count = error + float(wrong.sum()), count + len(wrong)
         return error / count if count else float("nan")
 
@@ -173,6 +180,15 @@ class GeometryTask:
         counted = truth.occupied.clone()
         counted[row] = True
         return (guess - true)[counted].abs()
+
+
+def _seen_so_far(run: Sequence[Fragment]) -> Fragment:
+    """Return the last fragment of a run with the views of those before it as well.
+
+    What they saw is remembered, and no less true for being out of sight.
+    """
+    views = {name: torch.cat([own[name] for own in run]) for name in _VIEWS}
+    return run[-1] | views
 
 
 def _inputs(fragments: Sequence[Fragment]) -> list[FragmentInputs]:

@@ -51,7 +51,8 @@ def _surface_cells(
     Distances climb from 0 to 1 over the truncation. An edge of one voxel from behind a
     surface to saturated free space is a jump of depth, the side of a shadow: with a
     truncation of 3 voxels, no surface seen at less than about 70 degrees climbs so
-    fast. (At 1 voxel every surface would: the schema asks for 2.)
+    fast; with one of 1.5 voxels, none at less than about 48. (At 1 voxel every surface
+    would: settings ask for more.)
     """
     observed = _corners_all(weight > 0)
     positive = tsdf >= 0

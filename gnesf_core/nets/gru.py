@@ -35,12 +35,16 @@ class ConvGru(nn.Module):
         self.update = _Gate(channels, engine)
         self.reset = _Gate(channels, engine)
         self.candidate = _Gate(channels, engine)
-        # At first what is seen passes through, so that a network which was trained
-        # without memory goes on from where it was.
+        # At first what is seen takes the place of what is remembered, squashed, and
+        # where nothing is seen (zeros; features are sums of rectified ones, about 1 on
+        # average) what is remembered stays. So a network that was trained without
+        # memory goes on from about where it was.
         for gate in (self.update, self.reset, self.candidate):
             nn.init.normal_(gate.conv.weight, std=1e-3)
         with torch.no_grad():
-            self.update.point.bias += 2.0
+            self.update.point.weight.zero_()
+            self.update.point.weight[:, channels:] = 4 / channels
+            self.update.point.bias.fill_(-2.0)
             self.candidate.point.weight.zero_()
             self.candidate.point.weight[:, channels:] = torch.eye(channels)
             self.candidate.point.bias.zero_()

@@ -40,10 +40,14 @@ class BatchNorm(nn.Module):
         learning = self.training and values.numel() >= 2 * len(self.weight)
         if learning:
             self.num_batches_tracked += 1
+        mean, variance = self.running_mean, self.running_var
+        if self.training and not learning:
+            # The next fragment changes them before this gradient is computed.
+            mean, variance = mean.clone(), variance.clone()
         return functional.batch_norm(
             values,
-            self.running_mean,
-            self.running_var,
+            mean,
+            variance,
             self.weight,
             self.bias,
             learning,

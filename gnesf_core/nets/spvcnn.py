@@ -152,6 +152,7 @@ def mean_by(
     features: Float[Tensor, "n c"], group: Tensor, groups: int
 ) -> Float[Tensor, "m c"]:
     """Average the features of each group."""
-    total = features.new_zeros(groups, features.shape[1]).index_add(0, group, features)
+    values = features.to(torch.promote_types(features.dtype, torch.float32))
+    total = values.new_zeros(groups, values.shape[1]).index_add(0, group, values)
     count = torch.bincount(group, minlength=groups).clamp(min=1)
-    return total / count[:, None]
+    return (total / count[:, None]).to(features.dtype)

@@ -8,10 +8,15 @@ import pytest
 import torch
 
 from gnesf_core.config import FragmentDataConfig
-from gnesf_core.geometries.coarse_to_fine import LevelResult
+from gnesf_core.geometries.coarse_to_fine import LevelResult, make_memories
 from gnesf_core.geometries.fragments import LEVELS, FragmentSamples
 from gnesf_core.geometries.targets import TargetBox
-from gnesf_core.geometries.training import GeometryTask, Truth, _level_losses
+from gnesf_core.geometries.training import (
+    GeometryTask,
+    Truth,
+    _level_losses,
+    _seen_so_far,
+)
 from gnesf_core.sparse.sites import Sites
 from tests.core.test_coarse_to_fine import SETTINGS, fragment, network
 
@@ -218,6 +223,59 @@ def test_weights_whose_memory_has_not_learned_yet_are_no_result():
         own = task(made, held_out=[[sample(fragment(1))]], memory=True)
         own.losses(made, batch([sample(fragment(1))]))
         assert math.isfinite(own.validate(made))
+
+
+def test_what_an_earlier_fragment_saw_stays_true_out_of_sight():
+    """The second fragment looks away: its truth is that of the first one's views."""
+    made = network(remembering=True)
+    first, away = fragment(1), fragment(2, eye=(50.0, 0.0, 1.0))
+    memories = [make_memories(made, first.origin_voxel[None])]
+    run = [sample(first), sample(away)]
+    own = task(made)
+    with torch.no_grad():
+        own._run(made, run[:1], [(1, 0, 0)], memories)
+        recalled = own._run(made, [_seen_so_far(run)], [(1, 0, 1)], memories)
+        forgotten = own._run(made, run[1:], [(1, 0, 1)], memories)
+    result, truth = recalled[-1]
+    assert len(result.sites) and not result.count.any()
+    z = result.points_world([away], SETTINGS.voxel_size_m)[:, 2]
+    near = (z - FLOOR_M).abs() < 0.9 * SETTINGS.truncation_m
+    assert truth.occupied[near].float().mean() > 0.9
+    assert not forgotten[-1][1].occupied.any()
+
+
+def test_autocast_does_not_touch_the_truth():
+    made, one = network(), sample(fragment(1))
+    turned = torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=torch.float64)
+    boxes = []
+    for box in one["targets"]:
+        index_from_world = box.index_from_world.clone()
+        index_from_world[:2, :2] = index_from_world[:2, :2] @ turned
+        boxes.append(box._replace(index_from_world=index_from_world))
+    one["targets"] = boxes
+    own = task(made)
+    with torch.no_grad():
+        result = own._run(made, [one], [(0,)], None)[-1][0]
+        plain = own._truth(result, [one])
+        with torch.autocast("cpu", torch.bfloat16):
+            under = own._truth(result, [one])
+    assert torch.equal(plain.occupied, under.occupied)
+    assert torch.equal(plain.tsdf, under.tsdf)
+
+
+def test_switching_the_memory_on_hardly_changes_what_is_said():
+    made, one = network().train(), sample(fragment(1))
+    own, shown = task(made), batch([one])
+    optimizer = torch.optim.Adam(made.parameters(), 5e-3)
+    for _ in range(8):
+        optimizer.zero_grad()
+        sum(own.losses(made, shown).values()).backward()
+        optimizer.step()
+    with torch.no_grad():
+        before = own.losses(made, shown)
+        after = task(made, memory=True).losses(made, shown)
+    for name, loss in before.items():
+        assert float(after[name]) < 1.25 * float(loss)
 
 
 @pytest.mark.slow

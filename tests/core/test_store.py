@@ -12,6 +12,7 @@ from gnesf_core.data.container import Container, write_container
 from gnesf_core.data.provenance import provenance, recipe_digest
 from gnesf_core.data.scan import ScanInfo
 from gnesf_core.errors import BadInput
+from tests.made_up import write_frames_file
 
 COLOR, DEPTH = (20, 16), (12, 10)  # width, height
 
@@ -227,3 +228,99 @@ def test_every_flipped_bit_of_a_chunk_is_noticed_or_harmless(tmp_path):
             except BadInput:
                 noticed += 1
     assert noticed > 0.95 * (8 * chunk.size // 7)
+
+
+def made_volume(**changes):
+    tsdf = np.linspace(-1, 1, 60, dtype=np.float32).reshape(3, 4, 5)
+    weight = np.arange(60, dtype=np.uint16).reshape(3, 4, 5)
+    grid = store.DistanceGrid(np.array([1.0, 2.0, 3.0]), 0.08, 0.12, tsdf, weight)
+    values = {
+        "surface": grid,
+        "confidence": np.abs(tsdf),
+        "encoding_ijk": np.array([[0, 1, 2], [2, 3, 4]]),
+        "encoding": np.array([[0.5, -1.0], [2.0, 0.25]], np.float32),
+    }
+    return store.SceneVolume(**(values | changes))
+
+
+@pytest.fixture
+def kept(tmp_path):
+    with store.Frames(write_frames_file(tmp_path, "scene0000_00")) as frames:
+        yield frames
+
+
+def write_made_volume(kept, path, volume):
+    made_by = {"inputs": {"frames": kept.fingerprint}}
+    store.write_volume(path, kept, volume, made_by)
+
+
+def test_a_volume_comes_back(kept, tmp_path):
+    volume = made_volume()
+    write_made_volume(kept, tmp_path / "v.h5", volume)
+    with store.VolumeFile(tmp_path / "v.h5", kept) as file:
+        found = file.volume()
+    np.testing.assert_allclose(found.surface.tsdf, volume.surface.tsdf, atol=5e-4)
+    np.testing.assert_array_equal(found.surface.weight, volume.surface.weight)
+    np.testing.assert_allclose(found.confidence, volume.confidence, atol=1 / 510 + 1e-6)
+    np.testing.assert_array_equal(found.encoding_ijk, volume.encoding_ijk)
+    np.testing.assert_array_equal(found.encoding, volume.encoding)
+    assert found.surface.truncation_m == 0.12
+    np.testing.assert_array_equal(found.surface.origin_world, [1, 2, 3])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
+def test_a_volume_with_numbers_that_are_none_is_not_written(kept, tmp_path, value):
+    encoding = np.array([[0.5, value], [2.0, 0.25]], np.float32)
+    with pytest.raises(BadInput, match="encoding"):
+        write_made_volume(kept, tmp_path / "v.h5", made_volume(encoding=encoding))
+    assert not (tmp_path / "v.h5").exists()
+
+
+def test_the_volume_of_other_frames_is_refused(kept, tmp_path):
+    write_made_volume(kept, tmp_path / "v.h5", made_volume())
+    (tmp_path / "other").mkdir()
+    path = write_frames_file(tmp_path / "other", "scene0000_00", seed=7)
+    with (
+        store.Frames(path) as other,
+        pytest.raises(BadInput, match="input frames"),
+    ):
+        store.VolumeFile(tmp_path / "v.h5", other)
+
+
+def test_hostile_volumes_are_refused(kept, tmp_path):
+    """Sizes that exhaust memory, numbers that are none, voxels outside."""
+
+    def spoil(edit, place):
+        path = tmp_path / "v.h5"
+        write_made_volume(kept, path, made_volume())
+        with h5py.File(path, "r+") as file:
+            edit(file)
+        with (
+            store.VolumeFile(path, kept) as opened,
+            pytest.raises(BadInput, match=place),
+        ):
+            opened.volume()
+
+    def enlarge(file):
+        del file["tsdf"]
+        file.create_dataset("tsdf", (20000, 20000, 20000), "<f2", chunks=(64, 64, 64))
+
+    def replace_with(name, values):
+        def edit(file):
+            del file[name]
+            file[name] = values
+
+        return edit
+
+    tsdf = np.zeros((3, 4, 5), "<f2")
+    spoil(enlarge, "tsdf")
+    tsdf[1, 1, 1] = np.nan
+    spoil(replace_with("tsdf", tsdf), "tsdf")
+    spoil(replace_with("origin_world", np.array([0, np.inf, 0.0])), "grid")
+    spoil(lambda file: file.attrs.modify("voxel_size_m", -1.0), "grid")
+    outside = np.array([[0, 1, 2], [3, 0, 0]], "<i4")
+    spoil(replace_with("encoding/ijk", outside), "encoding/ijk")
+    features = np.array([[1, 2], [np.nan, 0]], "<f2")
+    spoil(replace_with("encoding/features", features), "encoding/features")
+    many = np.zeros((200, 3), "<i4")
+    spoil(replace_with("encoding/ijk", many), "encoding")

@@ -313,6 +313,33 @@ def test_every_profile_and_overlay_parses(tree):
         assert jobs["train_sdf"] == 1 and jobs["fuse_features"] == 3
 
 
+def test_replica_is_judged_by_weights_and_trains_nothing(tree):
+    text = (tree.root / "config/README.md").read_text()
+    recipe = text.split("## Replica")[1].split("```yaml\n")[1].split("```")[0]
+    (tree.root / "replica.yaml").write_text(recipe)
+    raw = tree.root / "resources/replica"
+    (raw / "room_0").mkdir(parents=True)
+    for name in ("labels.tsv", "room_0/traj_w_c.txt", "../../my/model.safetensors"):
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).resolve().parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).resolve().touch()
+    (raw / "val.txt").write_text("room_0\n")
+    overlay = ("--configfile", "replica.yaml")
+    for target in ((), ("geometry",), ("meshes",)):
+        jobs = tree.planned(*target, *overlay)
+        assert jobs and not {"train_sdf", "train_prior"} & set(jobs)
+    assert tree.planned("geometry", *overlay)["fuse_features"] == 2
+
+
+def test_more_held_out_scenes_than_there_are_is_said_before_anything_runs(tree):
+    (tree.root / "more.yaml").write_text(
+        "geometries: {neucon: {data: {held_out_scenes: 32}}}\n"
+    )
+    done = tree.snakemake("-n", "--configfile", "more.yaml", check=False)
+    assert done.returncode != 0
+    assert "held_out_scenes: expected fewer than the 32" in done.stdout + done.stderr
+
+
 def test_two_runs_at_once_do_not_spoil_each_other(tree):
     command = [sys.executable, "-m", "snakemake", "--cores", "1",
                "resources/synthrooms/scannetv2_val.txt", *TINY]  # fmt: skip
@@ -357,6 +384,7 @@ def test_the_report_is_one_file_that_needs_no_network(finished, tmp_path):
     assert len(text) > 500_000
     assert '<script src="http' not in text
     assert "Scenes" in text and "Summary" in text
+    assert "System Message" not in text  # a caption that docutils complains about
 
 
 def test_the_catalog_finds_the_workflow_in_its_folder(finished):

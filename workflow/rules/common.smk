@@ -212,7 +212,9 @@ class Recipes:
         return f"results/{wildcards.dataset}/{self.folder}/{name}/model.safetensors"
 
     def trained(self):
-        """Name the recipes whose networks are trained here."""
+        """Name the recipes whose networks are trained here, if there is what to learn."""
+        if not SPLITS["train"]:
+            return []
         return [
             name
             for name, recipe in config[self.section].items()
@@ -223,6 +225,14 @@ class Recipes:
 prior = Recipes("priors", "prior", "priors")
 geometry = Recipes("geometries", "geometry", "geometry")
 field = Recipes("fields", "field", "fields")
+for name in geometry.trained():
+    held_out = config["geometries"][name]["data"]["held_out_scenes"]
+    if held_out >= len(SPLITS["train"]):
+        raise WorkflowError(
+            f"config: geometries: {name}: data: held_out_scenes: expected fewer than the "
+            f"{len(SPLITS['train'])} training scenes, found {held_out}; remedy: hold "
+            "fewer out, or train on more"
+        )
 
 
 def prior_training_settings(wildcards):

@@ -123,7 +123,7 @@ rule plot_training:
             "results/{dataset}/figures/{kind}/{recipe}/training.svg",
             caption="../report/training.rst",
             category="Training",
-            labels={"recipe": "{recipe}"},
+            labels={"kind": "{kind}", "recipe": "{recipe}"},
         ),
     log:
         "results/{dataset}/logs/plot_training/{kind}_{recipe}.log",

@@ -70,7 +70,7 @@ rule fuse_features:
         gpu=lambda wildcards, input: GPUS if input.weights else 0,
         device=lambda wildcards, input: DEVICE if input.weights else "cpu",
         mem_mb=16000 if GPUS else 4000,
-        runtime=30,
+        runtime=60,
     params:
         *code("fuse_features"),
         geometry=geometry.code,
@@ -167,6 +167,9 @@ rule plot_geometry:
         "results/{dataset}/benchmarks/plot_geometry/{scene}.tsv"
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=20,
     params:
         *code("plot_geometry"),
         geometries=GEOMETRIES,
