@@ -18,6 +18,7 @@ from gnesf_core.shapes import Bool, Float32, Float64, Int64
 
 UNSEEN = -1.0  # score where no neighbour sees a hypothesis; correlations are above
 
+_MID_GREY = 128.0  # subtracted first: variances of small numbers survive float32
 # Variance of grey levels below which a window counts as blank: its score fades to 0.
 # Rounding to whole levels makes 1/12 alone.
 _LEAST_VARIANCE = 0.25
@@ -115,25 +116,23 @@ def sweep(
     It is the mean correlation over the better half of the neighbours, because whatever
     is hidden from some is mostly seen by others; over fewer where fewer see it at all.
     """
-    grey = pictures.grey - 128.0  # small numbers: variances survive float32
-    height, width = grey.shape[1:]
-    window = _Window(grey[reference], patch)
-    maps = [_maps_to(pictures, reference, other, grey.device) for other in neighbours]
-    half = (len(neighbours) + 1) // 2
-    chunk = max(1, _CHUNK_ELEMENTS // (height * width))
+    own, *others = pictures.grey[[reference, *neighbours]] - _MID_GREY
+    window = _Window(own, patch)
+    maps = [_maps_to(pictures, reference, other, own.device) for other in neighbours]
+    chunk = max(1, _CHUNK_ELEMENTS // own.numel())
     scores = []
-    for part in inverse_depth.to(grey.device).split(chunk):
-        shape = (len(part), height - patch + 1, width - patch + 1)
-        best = [torch.full(shape, UNSEEN, device=grey.device) for _ in range(half)]
-        for other, (at_infinity, per_inverse_depth) in zip(
-            neighbours, maps, strict=True
-        ):
+    for part in inverse_depth.to(own.device).split(chunk):
+        shape = len(part), *(side - patch + 1 for side in own.shape)
+        best = [
+            torch.full(shape, UNSEEN, device=own.device)
+            for _ in range((len(neighbours) + 1) // 2)
+        ]
+        for other, (at_infinity, per_inverse_depth) in zip(others, maps, strict=True):
             planes = part[:, None, None] * per_inverse_depth[:, None, None, None]
-            score = window.correlate(grey[other], at_infinity[:, None] + planes)
-            for rank in range(half):  # keep the best, pass the lesser one on
-                better = torch.maximum(best[rank], score)
-                score = torch.minimum(best[rank], score)
-                best[rank] = better
+            score = window.correlate(other, at_infinity[:, None] + planes)
+            for rank, least in enumerate(best):  # keep the best, pass the lesser on
+                best[rank] = torch.maximum(least, score)
+                score = torch.minimum(least, score)
         scores.append(_mean_of_seen(best))
     # Windows end at the edge; the pixels there take the score of the nearest one.
     edge = (patch // 2,) * 4
@@ -300,6 +299,6 @@ def confirmed(
             u, v = (uv + 0.5).floor().long().unbind(-1)
             nearest = torch.where(inside, v * width + u, 0)
             theirs = depth_m[other].flatten()[nearest]
-            close = inside & (theirs > 0) & ((theirs - z).abs() < tolerance * z)
+            close = inside & ((theirs - z).abs() < tolerance * z)
             agree[reference] |= close.view(height, width)
     return agree & (depth_m > 0)

@@ -184,6 +184,21 @@ def test_scores_are_correlations_of_windows_seen_through_the_plane():
         assert scores[d, v, u] == pytest.approx(expected, abs=1e-3)
 
 
+def test_only_what_projects_into_the_neighbour_is_scored():
+    poses = np.stack([AROUND[0], look_at((0.3, -0.4, 1.3), (2.2, -0.5, 1.6))])
+    pictures = pictures_of(poses, [WALL])
+    scores = stereo.sweep(pictures, 0, [1], torch.tensor([0.5]), 5)[0]
+
+    motion = np.linalg.inv(poses[1]) @ poses[0]
+    points = pixel_rays(INTRINSICS, *SIZE) * 2.0 @ motion[:3, :3].T + motion[:3, 3]
+    u, v = (points[..., :2] / points[..., 2:] * 64 + [39.5, 29.5]).transpose(2, 0, 1)
+    across, down = (u >= 0) & (u <= SIZE[0] - 1), (v >= 0) & (v <= SIZE[1] - 1)
+    inside = across & down
+    assert inside.any() and (across & ~down).any() and (down & ~across).any()
+    seen = (scores > stereo.UNSEEN).numpy()
+    np.testing.assert_array_equal(seen[2:-2, 2:-2], inside[2:-2, 2:-2])
+
+
 def bilinear(image, u, v):
     u, v = np.clip(u, 0, SIZE[0] - 1.001), np.clip(v, 0, SIZE[1] - 1.001)
     left, upper = int(u), int(v)
@@ -265,6 +280,25 @@ def test_depth_that_no_neighbour_shares_is_not_confirmed():
     assert not known[wrong].any() and not known[0, 40:45, 30:40].any()
     assert known[0, 5:18, 20:60].all() and not known[2].any()
     assert stereo.confirmed(pictures, depth, [[1, 2], [0], []], 0.2)[wrong].all()
+
+
+def test_no_depth_is_never_confirmed():
+    """Not even by a camera for which the reference camera itself is at its depth."""
+    poses = np.stack([look_at((x, 0, 1), (5.0, 0, 1)) for x in (1.0, 0.0)])
+    pictures = pictures_of(poses, [WALL])
+    depth = torch.zeros_like(pictures.grey)
+    depth[1] = 1.0
+
+    assert not stereo.confirmed(pictures, depth, [[1], []], 0.05).any()
+
+
+def test_depths_are_looked_up_at_the_nearest_pixel():
+    pictures = pictures_of(AROUND[[0, 0]], [WALL])
+    depth = 1 + torch.rand((1, 60, 80), generator=torch.manual_seed(0)).expand(
+        2, 60, 80
+    )
+
+    assert stereo.confirmed(pictures, depth, [[1], [0]], 1e-3).all()
 
 
 def test_neighbours_are_well_placed_and_see_the_same():
@@ -368,6 +402,30 @@ def test_only_key_frames_are_looked_at(wall_scene, tmp_path):
     np.testing.assert_array_equal(
         reconstruct(path).surface.tsdf, reconstruct(wall_scene).surface.tsdf
     )
+
+
+def test_pictures_are_compared_at_the_size_that_the_recipe_asks_for(wall_scene):
+    settings = replace(SETTINGS, image_width=60, image_height=40)
+    surface = reconstruct(wall_scene, settings).surface
+
+    grid = Grid(surface.origin_world, 0.08, surface.tsdf.shape)
+    vertices, _ = extract_surface(surface.tsdf, surface.weight, grid)
+    assert np.median(np.abs(vertices[:, 0] - 2.2)) < 0.01
+    assert np.ptp(vertices[:, 1]) > 2.5 and np.ptp(vertices[:, 2]) > 1.9
+
+
+def test_depth_that_only_one_key_frame_claims_is_not_fused(wall_scene, monkeypatch):
+    truth = np.stack([photograph(pose, [WALL])[1] for pose in AROUND])
+    truth[0, 20:40, 30:50] = 3.0  # behind the wall, where no other view looks
+
+    def claimed(*_):
+        return torch.from_numpy(truth.astype(np.float32))
+
+    monkeypatch.setattr(plane_sweep, "estimate_depth", claimed)
+    surface = reconstruct(wall_scene).surface
+
+    x = surface.origin_world[0] + 0.08 * np.arange(surface.tsdf.shape[0])
+    assert (surface.weight[x > 2.6] == 0).all()
 
 
 def test_two_key_frames_are_enough(tmp_path):
