@@ -307,7 +307,11 @@ def test_every_profile_and_overlay_parses(tree):
         ):
             (tree.root / start).parent.mkdir(parents=True, exist_ok=True)
             (tree.root / start).touch()
-        jobs = tree.planned("--configfile", overlay)
+        # One training scene is less than the overlay wants to hold out.
+        (tree.root / "few.yaml").write_text(
+            "geometries: {neucon: {data: {held_out_scenes: 0}}}\n"
+        )
+        jobs = tree.planned("--configfile", overlay, "few.yaml")
         assert jobs["extract_frames"] == 3 and jobs["train_prior"] == 1
         assert jobs["cache_prior"] == 2  # of the validation scene, without noisy labels
         assert jobs["train_sdf"] == 1 and jobs["fuse_features"] == 3

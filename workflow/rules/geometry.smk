@@ -91,7 +91,7 @@ rule evaluate_geometry:
         volume="results/{dataset}/geometry/{geometry}/{scene}.h5",
         frames="results/{dataset}/frames/{scene}.h5",
         targets="results/{dataset}/targets/{scene}.h5",
-        truth=raw_mesh,
+        truth=raw_mesh_labels,
     output:
         "results/{dataset}/geometry/{geometry}/{scene}.json",
     log:
@@ -153,7 +153,7 @@ rule plot_geometry:
             allow_missing=True,
         ),
         frames="results/{dataset}/frames/{scene}.h5",
-        truth=raw_mesh,
+        truth=raw_mesh_labels,
     output:
         report(
             "results/{dataset}/figures/geometry/{scene}.png",
