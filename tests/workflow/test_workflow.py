@@ -120,7 +120,7 @@ LEARNED = FUSED | {"train_sdf", "plot_training"}
          "taken: list[int] = list()",
          TRAINED | LEARNED | {"fuse_targets", "extract_frames"}),
         ("gnesf_core/viz/picture.py", "_MARGIN = 0.94", "_MARGIN = 0.93",
-         {"plot_scene", "plot_geometry", "all"}),
+         {"plot_scene", "all"}),
         ("gnesf_core/evaluation/prior.py", "CONFIDENCE_BINS = 10",
          "CONFIDENCE_BINS = 11", JUDGED),
         ("gnesf_core/training/loop.py", "** 0.9", "** 0.95", TRAINED | LEARNED),
