@@ -46,8 +46,7 @@ from gnesf_core.geometries.fragments import FragmentSamples
 from gnesf_core.geometries.targets import read_box
 from gnesf_core.geometry import tsdf
 from gnesf_core.geometry.camera import look_at
-from gnesf_core.priors.crops import jitter
-from gnesf_core.priors.segmenter import resize_picture
+from gnesf_core.nets.pictures import jitter, resize_picture
 
 COLOR, DEPTH, NETWORK = (1296, 968), (640, 480), (640, 480)
 VIEWS = 9

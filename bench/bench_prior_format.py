@@ -63,10 +63,11 @@ from gnesf_core.fields.interface import SceneInputs
 from gnesf_core.geometry.mesh import extract_surface
 from gnesf_core.geometry.tsdf import Grid
 from gnesf_core.labels import train_ids_from_nyu40
+from gnesf_core.nets.pictures import resize_picture
 from gnesf_core.priors import criterion, noisy_labels
 from gnesf_core.priors.criterion import Prediction
 from gnesf_core.priors.mask2former import Mask2Former
-from gnesf_core.priors.segmenter import STRIDE, resize_picture
+from gnesf_core.priors.segmenter import STRIDE
 from gnesf_core.training.weights import load_into, read_weights
 
 CONFIG = Path(__file__).parent.parent / "config" / "config.yaml"

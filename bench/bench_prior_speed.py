@@ -38,8 +38,9 @@ from torch import Tensor, nn
 
 from gnesf_core.config import Mask2FormerConfig, TrainingConfig
 from gnesf_core.labels import CLASS_NAMES, IGNORE
+from gnesf_core.nets.pictures import MEAN_RGB, STD_RGB
 from gnesf_core.priors.mask2former import Mask2Former
-from gnesf_core.priors.segmenter import MEAN_RGB, STD_RGB, SegmenterPrior
+from gnesf_core.priors.segmenter import SegmenterPrior
 from gnesf_core.priors.training import SegmentationTask
 from gnesf_core.training.weights import write_weights
 

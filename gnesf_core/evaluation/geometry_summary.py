@@ -9,15 +9,22 @@ from typing import Any
 
 from gnesf_core.evaluation import depth
 from gnesf_core.evaluation.geometry import SHARES
-from gnesf_core.evaluation.tables import Block, fixed, mean_of_known, percent
+from gnesf_core.evaluation.tables import (
+    DEPTH_SCORES,
+    WORST_SCENES,
+    Block,
+    depth_block,
+    fixed,
+    mean_of_known,
+    percent,
+    scored,
+)
 
 Scores = Mapping[str, Any]
 
-WORST_SCENES = 10
 _EXTENTS = ("trimmed", "whole")
 _DISTANCES = ("accuracy_predicted_to_truth_m", "completeness_truth_to_predicted_m")
 _COARSE_SHARES = tuple(f"coarse_{name}" for name in SHARES)
-_DEPTH = (*depth.ERRORS, "completeness")
 _SIGNED = ("mean_error_m", "sign_agreement", "coverage", "free_space_occupied")
 _SIZES = ("vertices", "faces", "voxels_observed", "voxels_with_encoding",
           "volume_bytes")  # fmt: skip
@@ -37,7 +44,7 @@ def per_geometry(rows: Sequence[Scores]) -> list[dict[str, Any]]:
         for extent in _EXTENTS:
             line |= _surface_means([row["surface"][extent] for row in own], extent)
         means = depth.mean_over_scenes([row["depth"] for row in own])
-        line |= {f"depth_{score}": means[score] for score in _DEPTH}
+        line |= {f"depth_{score}": means[score] for score in DEPTH_SCORES}
         line["depth_scenes_scored"] = means["scenes"] - means["scenes_without_error"]
         signed = [row["signed_distance"] for row in own]
         for score in _SIGNED:
@@ -76,7 +83,7 @@ def _scene_line(row: Scores) -> dict[str, Any]:
     for extent in _EXTENTS:
         for score in (*_DISTANCES, "f_score", "coarse_f_score"):
             line[f"{extent}_{score}"] = row["surface"][extent][score]
-    line |= {f"depth_{score}": row["depth"][score] for score in _DEPTH}
+    line |= {f"depth_{score}": row["depth"][score] for score in DEPTH_SCORES}
     signed = row["signed_distance"]
     line |= {f"signed_distance_{score}": signed[score] for score in _SIGNED}
     return line | {size: row[size] for size in _SIZES}
@@ -92,7 +99,7 @@ def blocks(rows: Sequence[Scores]) -> list[Block]:
     lines = per_geometry(rows)
     return [
         _surface_block(rows, lines),
-        _depth_block(lines),
+        depth_block("geometry", lines),
         _signed_block(rows, lines),
         _size_block(lines),
         _scene_block(rows),
@@ -121,29 +128,14 @@ def _surface_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Block
         ["geometry", "extent", "scenes", *(title for _, title in shares),
          "with surface", "accuracy (m)", "completeness (m)"],
         [
-            [line["geometry"], extent, _of(line, f"{extent}_scenes_scored")]
+            [line["geometry"], extent, scored(line, f"{extent}_scenes_scored")]
             + [fixed(line[f"{extent}_{score}"]) for score, _ in shares]
-            + [_of(line, f"{extent}_scenes_with_surface")]
+            + [scored(line, f"{extent}_scenes_with_surface")]
             + [fixed(line[f"{extent}_{score}"]) for score in _DISTANCES]
             for line in lines
             for extent in _EXTENTS
         ],
     )  # fmt: skip
-
-
-def _depth_block(lines: list[dict[str, Any]]) -> Block:
-    return Block(
-        "Depth",
-        "Protocol: depth cast off the surface against the sensor's, over all kept "
-        "frames; mean over frames, then scenes. Completeness: share of measured pixels "
-        "with a prediction, over all scenes; errors: over those with one.",
-        ["geometry", "scenes", *(name.replace("_", " ") for name in _DEPTH)],
-        [
-            [line["geometry"], _of(line, "depth_scenes_scored")]
-            + [fixed(line[f"depth_{name}"]) for name in _DEPTH]
-            for line in lines
-        ],
-    )
 
 
 def _signed_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Block:
@@ -160,7 +152,7 @@ def _signed_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Block:
         ["geometry", "scenes", "mean error (m)", "sign agrees, %", "covered, %",
          "free space occupied, %"],
         [
-            [line["geometry"], _of(line, "signed_distance_scenes_scored"),
+            [line["geometry"], scored(line, "signed_distance_scenes_scored"),
              fixed(line["signed_distance_mean_error_m"])]
             + [percent(line[f"signed_distance_{score}"]) for score in _SIGNED[1:]]
             for line in lines
@@ -209,8 +201,3 @@ def _scene_block(rows: Sequence[Scores]) -> Block:
 
 def _cm(length_m: float) -> str:
     return f"{100 * length_m:g} cm"
-
-
-def _of(line: Mapping[str, Any], name: str) -> str:
-    """Say how many scenes entered a mean: failures must not flatter it unseen."""
-    return f"{line[name]} of {line['scenes']}"

@@ -16,7 +16,12 @@ from typing import Any
 import numpy as np
 
 from gnesf_core.evaluation import semantics
-from gnesf_core.evaluation.tables import Block, mean_of_known, percent
+from gnesf_core.evaluation.tables import (
+    WORST_SCENES,
+    Block,
+    mean_of_known,
+    percent,
+)
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.shapes import Int64
 
@@ -25,7 +30,6 @@ Scores = Mapping[str, Any]
 # Poolings and measures, as they are named in the tables of numbers and on pages.
 POOLINGS = {"per_image": "per image", "per_scene": "per scene", "data_set": "data set"}
 MEASURES = {"miou": "mIoU", "mean_accuracy": "mAcc", "accuracy": "Acc"}
-WORST_SCENES = 10
 
 
 def priors_of(rows: Sequence[Scores]) -> list[str]:

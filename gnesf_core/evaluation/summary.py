@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from gnesf_core.evaluation import depth, semantics
-from gnesf_core.evaluation.tables import Block, fixed, mean_of_known, percent
+from gnesf_core.evaluation.tables import (
+    DEPTH_SCORES,
+    Block,
+    depth_block,
+    fixed,
+    mean_of_known,
+    percent,
+    scored,
+)
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.shapes import Int64
 
@@ -23,8 +31,6 @@ _GEOMETRY = (
     ("recall_truth_to_predicted", "recall, truth to prediction"),
     ("f_score", "F-score"),
 )
-_DEPTH = ("abs_rel", "abs_diff_m", "sq_rel_m", "rmse_m", "log_rmse", "r1", "r2", "r3",
-          "completeness")  # fmt: skip
 
 
 def fields_of(rows: Sequence[Scores]) -> list[str]:
@@ -61,7 +67,7 @@ def per_field(rows: Sequence[Scores]) -> list[dict[str, Any]]:
                 not scores["empty_prediction"] for scores in surface
             )
         means = depth.mean_over_scenes([row["depth"] for row in own])
-        line |= {f"depth_{name}": means[name] for name in _DEPTH}
+        line |= {f"depth_{name}": means[name] for name in DEPTH_SCORES}
         line["depth_scenes_scored"] = means["scenes"] - means["scenes_without_error"]
         lines.append(line)
     return lines
@@ -99,7 +105,7 @@ def blocks(rows: Sequence[Scores]) -> list[Block]:
     return [
         _semantics_block(rows, lines),
         _geometry_block(rows, lines),
-        _depth_block(lines),
+        depth_block("field", lines),
         _class_block(rows),
         _scene_block(rows),
     ]
@@ -143,25 +149,10 @@ def _geometry_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Bloc
         "what no depth camera saw, in both meshes; whole leaves out nothing.",
         ["field", "extent", "scenes"] + [title for _, title in _GEOMETRY],
         [
-            [line["field"], extent, _share(line, f"{extent}_scenes_scored")]
+            [line["field"], extent, scored(line, f"{extent}_scenes_scored")]
             + [fixed(line[f"{extent}_{name}"]) for name, _ in _GEOMETRY]
             for line in lines
             for extent in ("trimmed", "whole")
-        ],
-    )
-
-
-def _depth_block(lines: list[dict[str, Any]]) -> Block:
-    return Block(
-        "Depth",
-        "Protocol: depth cast off the predicted mesh against the sensor's, over all "
-        "kept frames; mean over frames, then scenes. Completeness: share of measured "
-        "pixels with a prediction.",
-        ["field", "scenes", *(name.replace("_", " ") for name in _DEPTH)],
-        [
-            [line["field"], _share(line, "depth_scenes_scored")]
-            + [fixed(line[f"depth_{name}"]) for name in _DEPTH]
-            for line in lines
         ],
     )
 
@@ -196,8 +187,3 @@ def _scene_block(rows: Sequence[Scores]) -> Block:
             for line in per_scene(rows)
         ],
     )  # fmt: skip
-
-
-def _share(line: Mapping[str, Any], name: str) -> str:
-    """Say how many scenes entered a mean: failures must not flatter it unseen."""
-    return f"{line[name]} of {line['scenes']}"

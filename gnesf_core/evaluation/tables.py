@@ -2,11 +2,13 @@
 
 import html
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from gnesf_core.evaluation.depth import ERRORS
 
 _HTML_HEAD = """<!doctype html>
 <html lang="en"><meta charset="utf-8">
@@ -32,6 +34,31 @@ class Block:
     protocol: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+
+
+WORST_SCENES = 10  # of each competitor, in a list of scenes
+DEPTH_SCORES = (*ERRORS, "completeness")
+
+
+def scored(line: Mapping[str, Any], name: str) -> str:
+    """Say how many scenes entered a mean: failures must not flatter it unseen."""
+    return f"{line[name]} of {line['scenes']}"
+
+
+def depth_block(kind: str, lines: Sequence[Mapping[str, Any]]) -> Block:
+    """Tabulate the depth scores of whatever `kind` is compared."""
+    return Block(
+        "Depth",
+        "Protocol: depth cast off the surface against the sensor's, over all kept "
+        "frames; mean over frames, then scenes. Completeness: share of measured pixels "
+        "with a prediction, over all scenes; errors: over those with one.",
+        [kind, "scenes", *(name.replace("_", " ") for name in DEPTH_SCORES)],
+        [
+            [line[kind], scored(line, "depth_scenes_scored")]
+            + [fixed(line[f"depth_{name}"]) for name in DEPTH_SCORES]
+            for line in lines
+        ],
+    )
 
 
 def markdown(title: str, tables: Sequence[Block]) -> str:

@@ -21,8 +21,7 @@ from gnesf_core.data.store import Frames, Targets
 from gnesf_core.errors import BadInput
 from gnesf_core.geometries.targets import TargetBox, read_box
 from gnesf_core.geometry import camera
-from gnesf_core.priors.crops import jitter
-from gnesf_core.priors.segmenter import resize_picture
+from gnesf_core.nets.pictures import jitter, resize_picture
 from gnesf_core.shapes import Float32, Float64, Int64, UInt8
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,6 @@ M is the mean of what the fragments say, each counted by its views; the last lay
 linear, so that averages distances as well.
 """
 
-import logging
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,17 +31,15 @@ from gnesf_core.geometries.fragments import (
 )
 from gnesf_core.geometry.tsdf import MOST_VOXELS
 from gnesf_core.nets.mnasnet import load_imagenet
+from gnesf_core.progress import Progress
 from gnesf_core.shapes import Int64
 from gnesf_core.sparse.engine import engine
 from gnesf_core.training.loop import moved
 from gnesf_core.training.weights import load_into
 
-log = logging.getLogger(__name__)
-
 Settings = NeuconConfig
 PACKAGES = ("safetensors",)
 
-_REPORT_SECONDS = 10.0
 _LEAST_TRUNCATION = 1.5  # voxels: below, a surface cannot be told from a jump of depth
 
 
@@ -126,14 +122,10 @@ class NeuconGeometry:
                 remedy="look for stray poses, or raise voxel_size_m in the recipe",
             )
         scene = SceneFusion(self.network, origins)
-        started = reported = time.monotonic()
+        progress = Progress("fragments", len(fragments))
         for done, positions in enumerate(fragments, 1):
             scene.add(fragment_inputs(frames, positions, settings))
-            now = time.monotonic()
-            if now - reported > _REPORT_SECONDS:
-                rate, reported = done / (now - started), now
-                progress = done, len(fragments), rate, (len(fragments) - done) / rate
-                log.info("%d of %d fragments, %.2f/s, %.0f s left", *progress)
+            progress.tell(done)
         return scene.volume()
 
 

@@ -4,8 +4,6 @@ Every key frame gets a depth map by comparing its picture with those of well-pla
 other key frames; depth that another map confirms is fused as a sensor's would be.
 """
 
-import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,9 +19,8 @@ from gnesf_core.geometries.interface import Geometry
 from gnesf_core.geometries.measured import without_encoding
 from gnesf_core.geometry import camera, stereo, tsdf
 from gnesf_core.geometry.stereo import PosedPictures
+from gnesf_core.progress import Progress
 from gnesf_core.shapes import Float32, Float64
-
-log = logging.getLogger(__name__)
 
 Settings = PlaneSweepConfig
 PACKAGES: tuple[str, ...] = ()
@@ -36,7 +33,6 @@ _LUMA = (0.299, 0.587, 0.114)
 # end: a few wild depths would make it many times as large.
 _OUTLIERS_PERCENT = 0.5
 _BOUNDS_STEP = 4  # every n-th pixel of a row and of a column counts for the bounds
-_REPORT_SECONDS = 10.0
 
 
 def open_geometry(
@@ -167,7 +163,7 @@ def estimate_depth(
         settings.near_m, settings.far_m, settings.depths
     ).to(pictures.grey.device)
     depth_m = torch.zeros_like(pictures.grey)
-    started = reported = time.monotonic()
+    progress = Progress("key frames", len(neighbours))
     for reference, others in enumerate(neighbours):
         if others:
             scores = stereo.sweep(
@@ -177,12 +173,7 @@ def estimate_depth(
             depth_m[reference] = stereo.depth_of(
                 scores, chosen, inverse_depth, settings.min_score
             )
-        now = time.monotonic()
-        if now - reported > _REPORT_SECONDS:
-            rate, reported = (reference + 1) / (now - started), now
-            left = (len(neighbours) - reference - 1) / rate
-            progress = reference + 1, len(neighbours), rate, left
-            log.info("%d of %d key frames, %.1f/s, %.0f s left", *progress)
+        progress.tell(reference + 1)
     return depth_m
 
 

@@ -1,7 +1,6 @@
 """Stream the depth of a whole scan into a TSDF pyramid, memory flat."""
 
 import logging
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,12 +10,12 @@ from gnesf_core.data import store
 from gnesf_core.data.scan import Scan
 from gnesf_core.errors import BadInput
 from gnesf_core.geometry import tsdf
+from gnesf_core.progress import Progress
 from gnesf_core.shapes import Float32, Float64, Int64
 
 log = logging.getLogger(__name__)
 
 _BATCH = 16  # frames per call of `fuse`: a block of voxels stays in cache meanwhile
-_REPORT_SECONDS = 10.0
 
 
 def fuse_scan(
@@ -32,18 +31,13 @@ def fuse_scan(
         )
         for grid in _grids(scan, lower, upper, config)
     ]
-    started = reported = time.monotonic()
-    done = 0
+    progress, done = Progress("frames", len(usable)), 0
     for depth_m, poses in _batches(scan, usable):
         tsdf.fuse(
             volumes, depth_m, scan.info.depth_intrinsics, poses, config.max_depth_m
         )
         done += len(poses)
-        now = time.monotonic()
-        if now - reported > _REPORT_SECONDS:
-            rate, reported = done / (now - started), now
-            left = (len(usable) - done) / rate
-            log.info("%d/%d frames, %.0f/s, %.0f s left", done, len(usable), rate, left)
+        progress.tell(done)
     scan.check_unchanged()
     log.info("fused %d frames into %s voxels", done, volumes[0].grid.shape)
     return [_level(volume) for volume in volumes]

@@ -17,17 +17,16 @@ the arrays that `integrate` has checked.
 """
 # ruff: noqa: ANN001, ANN202
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 
 from gnesf_core.geometry import tsdf as truth
+from gnesf_core.ops.compiled import compiled, inlined
 from gnesf_core.shapes import Float, Float32, Float64, Int64
 
 _BLOCK = 8  # voxels along each side of a block
@@ -49,6 +48,7 @@ _NEAR_M = 1e-3
 _FAR = np.float32(1e30)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "arcp"}}
+_compiled, _inlined = compiled(**_OPTIONS), inlined(**_OPTIONS)
 
 
 class _Views(NamedTuple):
@@ -65,20 +65,6 @@ class _Views(NamedTuple):
     highs: Float32[np.ndarray, "frames tiles"]
     max_depth_m: np.float32
     truncation_m: np.float32
-
-
-def _compiled(function: Callable) -> Callable:
-    """Compile `function` on its first call, or load it from where numba can cache."""
-    plain = inspect.unwrap(function)  # tests wrap functions to check their types
-    try:
-        return numba.njit(cache=True, **_OPTIONS)(plain)
-    except RuntimeError:  # no writable folder to cache in
-        return numba.njit(**_OPTIONS)(plain)
-
-
-def _inlined(function: Callable) -> Callable:
-    """Compile `function` into its callers."""
-    return numba.njit(forceinline=True, **_OPTIONS)(inspect.unwrap(function))
 
 
 def integrate(

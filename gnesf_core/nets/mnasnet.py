@@ -9,13 +9,9 @@ from torch.nn import functional
 
 from gnesf_core.errors import BadInput
 from gnesf_core.nets.norm import BatchNorm
+from gnesf_core.nets.pictures import normalize
 from gnesf_core.shapes import Float, Shaped
 from gnesf_core.training.weights import misfit, read_weights
-
-# Of ImageNet, as torchvision's weights expect it. NeuralRecon's released code subtracts
-# means in the order BGR from pictures in RGB, and does not divide: here they agree.
-MEAN_RGB = (0.485, 0.456, 0.406)
-STD_RGB = (0.229, 0.224, 0.225)
 
 STRIDES = (4, 8, 16)  # of the maps, fine to coarse
 
@@ -125,9 +121,6 @@ class Pyramid(nn.Module):
         self.out2 = nn.Conv2d(coarse, middle, 3, padding=1, bias=False)
         self.inner2 = nn.Conv2d(fine, coarse, 1)
         self.out3 = nn.Conv2d(coarse, fine, 3, padding=1, bias=False)
-        for name, numbers in (("_mean", MEAN_RGB), ("_std", STD_RGB)):
-            values = 255 * torch.tensor(numbers)[:, None, None]
-            self.register_buffer(name, values, persistent=False)
         # Channels side by side: half as long again without it, and whoever samples
         # the maps wants them so.
         self.to(memory_format=torch.channels_last)
@@ -142,8 +135,7 @@ class Pyramid(nn.Module):
         height, width = pictures.shape[2:]
         if height % STRIDES[-1] or width % STRIDES[-1]:
             raise ValueError(f"{width} x {height} are no multiples of {STRIDES[-1]}")
-        normalised = (pictures.float() - self._mean) / self._std
-        normalised = normalised.contiguous(memory_format=torch.channels_last)
+        normalised = normalize(pictures).contiguous(memory_format=torch.channels_last)
         fine, middle, coarse = self.encoder(normalised)
         joined = _doubled(coarse) + self.inner1(middle)
         finest = _doubled(joined) + self.inner2(fine)

@@ -15,23 +15,23 @@ Compiled functions are not annotated: numba infers their types from the arrays t
 """
 # ruff: noqa: ANN001, ANN202
 
-import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from gnesf_core.ops.back_projection import Projected, check, computing_type
+from gnesf_core.ops.compiled import compiled, inlined
 from gnesf_core.shapes import Float, Int64
 
 _TILE = 64  # points
 # No fast mathematics: positions come out as in Torch, to the last bit.
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
+_compiled, _inlined = compiled(**_OPTIONS), inlined(**_OPTIONS)
 
 
 class _Tile(NamedTuple):
@@ -43,20 +43,6 @@ class _Tile(NamedTuple):
     pixel: np.ndarray  # flat index of the pixel up and to the left; -1 = not seen
     across: np.ndarray  # way from there to the next pixel, 0 .. 1
     down: np.ndarray
-
-
-def _compiled(function: Callable) -> Callable:
-    """Compile `function` on its first call, or load it from where numba can cache."""
-    plain = inspect.unwrap(function)  # tests wrap functions to check their types
-    try:
-        return numba.njit(cache=True, **_OPTIONS)(plain)
-    except RuntimeError:  # no writable folder to cache in
-        return numba.njit(**_OPTIONS)(plain)
-
-
-def _inlined(function: Callable) -> Callable:
-    """Compile `function` into its callers."""
-    return numba.njit(forceinline=True, **_OPTIONS)(inspect.unwrap(function))
 
 
 def back_project(

@@ -7,7 +7,6 @@ output, each with its checksum, and are taken over if nothing that made them cha
 import json
 import logging
 import os
-import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +16,10 @@ import numpy as np
 
 from gnesf_core.data.store import Frames, PriorWriter, write_prior
 from gnesf_core.priors.interface import Prior
+from gnesf_core.progress import Progress
 from gnesf_core.shapes import Float32
 
 log = logging.getLogger(__name__)
-
-_REPORT_SECONDS = 10.0
 
 
 def cache_prior(
@@ -42,19 +40,14 @@ def cache_prior(
         write_prior(path, frames, size, logits, made_by) as writer,
         Journal(path, {"code": code, "made_by": made_by}, writer) as journal,
     ):
-        started = reported = time.monotonic()
         before = journal.count
+        progress = Progress("frames", len(frames), before)
         if before:
             log.info("%d of %d frames were done already", before, len(frames))
         for done, scores in enumerate(prior.scores(frames, before), before + 1):
             journal.add(scores)
-            now = time.monotonic()
-            if now - reported > _REPORT_SECONDS:
-                reported = now
-                rate = (done - before) / (now - started)
-                progress = done, len(frames), rate, (len(frames) - done) / rate
-                log.info("%d of %d frames, %.1f frames/s, %.0f s left", *progress)
-        seconds = time.monotonic() - started
+            progress.tell(done)
+        seconds = progress.seconds
     journal.remove()
     return seconds, len(frames) - before
 

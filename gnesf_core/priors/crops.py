@@ -17,8 +17,8 @@ from gnesf_core.config import SegmentationDataConfig
 from gnesf_core.data.store import Frames
 from gnesf_core.errors import BadInput
 from gnesf_core.labels import CLASS_NAMES, IGNORE
-from gnesf_core.priors.segmenter import MEAN_RGB, resize_picture
-from gnesf_core.shapes import Bool, Float32, Float64, UInt8
+from gnesf_core.nets.pictures import MEAN_RGB, jitter, resize_picture
+from gnesf_core.shapes import Bool, Float64, UInt8
 
 log = logging.getLogger(__name__)
 
@@ -170,17 +170,3 @@ def _nearest(
     rows = ((np.arange(height) + 0.5) * labels.shape[0] / height).astype(np.int64)
     columns = ((np.arange(width) + 0.5) * labels.shape[1] / width).astype(np.int64)
     return labels[rows[:, None], columns]
-
-
-def jitter(
-    picture: UInt8[Tensor, "3 h w"], factors: Float64[np.ndarray, " 3"]
-) -> UInt8[Tensor, "3 h w"]:
-    """Scale brightness, contrast and saturation of a picture by three factors."""
-    brightness, contrast, saturation = (float(factor) for factor in factors)
-    values: Float32[Tensor, "3 h w"] = picture.float()
-    values *= brightness
-    mean = values.mean()
-    values.sub_(mean).mul_(contrast).add_(mean)
-    grey = values.mean(dim=0, keepdim=True)
-    values.sub_(grey).mul_(saturation).add_(grey)
-    return values.round_().clamp_(0, 255).byte()

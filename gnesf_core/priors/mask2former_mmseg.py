@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gnesf_core.config import Mask2FormerConfig
 from gnesf_core.errors import BadInput
 from gnesf_core.labels import CLASS_NAMES
+from gnesf_core.nets.pictures import normalize
 from gnesf_core.priors.criterion import Prediction
 from gnesf_core.priors.interface import Prior
 from gnesf_core.priors.mask2former import (
@@ -24,7 +25,7 @@ from gnesf_core.priors.mask2former import (
     start_from,
 )
 from gnesf_core.priors.mmcv_lite import use_plain_torch_ops
-from gnesf_core.priors.segmenter import Segmenter, SegmenterPrior, normalize
+from gnesf_core.priors.segmenter import Segmenter, SegmenterPrior
 from gnesf_core.shapes import UInt8
 
 use_plain_torch_ops()  # before anything imports mmcv.ops

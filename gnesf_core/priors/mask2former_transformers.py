@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gnesf_core.config import Mask2FormerConfig
 from gnesf_core.errors import BadInput
 from gnesf_core.labels import CLASS_NAMES
+from gnesf_core.nets.pictures import normalize
 from gnesf_core.priors.criterion import Prediction
 from gnesf_core.priors.interface import Prior
 from gnesf_core.priors.mask2former import (
@@ -19,7 +20,7 @@ from gnesf_core.priors.mask2former import (
     start_files,
     start_from,
 )
-from gnesf_core.priors.segmenter import Segmenter, SegmenterPrior, normalize
+from gnesf_core.priors.segmenter import Segmenter, SegmenterPrior
 from gnesf_core.shapes import UInt8
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read at import: nothing is ever downloaded

@@ -12,19 +12,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from gnesf_core.config import Mask2FormerConfig
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.data.store import Frames
 from gnesf_core.errors import BadInput
 from gnesf_core.labels import CLASS_NAMES
+from gnesf_core.nets.pictures import resize_picture
 from gnesf_core.shapes import Float, Float32, UInt8
 from gnesf_core.training.weights import load_into
 
-# Statistics of ImageNet in RGB, 0..255, which every pretrained backbone expects.
-MEAN_RGB = (123.675, 116.28, 103.53)
-STD_RGB = (58.395, 57.12, 57.375)
 STRIDE = 4  # Mask2Former has masks at a quarter of its input's size
 
 
@@ -53,23 +50,6 @@ class Segmenter(nn.Module, ABC):
     @abstractmethod
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Return what may learn at a slower rate because it is pretrained."""
-
-
-def normalize(pictures: UInt8[Tensor, "b 3 h w"]) -> Float32[Tensor, "b 3 h w"]:
-    """Return pictures in units of ImageNet's statistics."""
-    mean = torch.tensor(MEAN_RGB, device=pictures.device)[:, None, None]
-    std = torch.tensor(STD_RGB, device=pictures.device)[:, None, None]
-    return (pictures.float() - mean) / std
-
-
-def resize_picture(
-    rgb: UInt8[np.ndarray, "h w 3"], width: int, height: int
-) -> UInt8[Tensor, "3 height width"]:
-    """Resize a picture with antialiasing, by the half-pixel rule."""
-    picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
-    return functional.interpolate(
-        picture, (height, width), mode="bilinear", antialias=True
-    )[0]
 
 
 class SegmenterPrior:

@@ -10,7 +10,8 @@ from gnesf_core.config import SegmentationDataConfig
 from gnesf_core.data.store import Frames
 from gnesf_core.errors import BadInput
 from gnesf_core.labels import IGNORE
-from gnesf_core.priors.crops import Crops, crop, frame_shares, jitter
+from gnesf_core.nets.pictures import jitter
+from gnesf_core.priors.crops import Crops, crop, frame_shares
 from tests.made_up import write_frames_file
 
 PLAIN = SegmentationDataConfig(

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from gnesf_core.errors import BadInput
-from gnesf_core.nets.mnasnet import MEAN_RGB, MnasNet, Pyramid, load_imagenet
+from gnesf_core.nets.mnasnet import MnasNet, Pyramid, load_imagenet
 from gnesf_core.nets.norm import BatchNorm
+from gnesf_core.nets.pictures import MEAN_RGB
 from gnesf_core.training.weights import write_weights
 
 # Stacks of torchvision's mnasnet1_0: inner and outer channels, kernel, expansion,
