@@ -26,11 +26,7 @@ rule all:
         results("frames/{scene}.h5", scene=SCENES),
         PRIOR_RESULTS,
         GEOMETRY_RESULTS,
-        results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]),
-        results("figures/{split}_classes.svg", split=SCORED_SPLITS),
-        results(
-            "figures/scenes/{scene}.png", scene=SPLITS["val"] if SCORED_SPLITS else []
-        ),
+        FIELD_RESULTS,
     message:
         "Everything of {DATASET} is up to date"
 

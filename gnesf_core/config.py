@@ -218,6 +218,54 @@ class FusionConfig:
 
 
 @dataclass(frozen=True)
+class GnesfConfig:
+    """A field on which source views vote, as the paper has it or as its code has."""
+
+    vote: str  # learned, direct (no vote: Table 4's first row), mean or nearest
+    network: str  # paper, or released: the voting network of the authors' code
+    payload: str  # what is voted with: probabilities or logits
+    informed: bool  # a vote also sees what its own view says, and how surely
+    displacement: str  # a vote sees the vector from the camera, or only the depth
+    feature_channels: list[int]  # of F, from each level of the pyramid, finest first
+    widths: list[int]  # of the voting network's first layers
+    source_frames: str  # views that vote: keys, views or kept frames (both)
+    views: int  # at most so many of them vote on a point
+    view_overlap: float  # share of a target's frustum that a useful view has in sight
+    visibility: str  # sdf, ten-samples or none
+    unobserved: str  # skip: it hides nothing and shows nothing; free: it is empty space
+    vote_at: str  # samples of rays, or voxels, between which they are interpolated
+    near_m: float  # rays are sampled from here
+    far_m: float  # to here, and views see no further
+    coarse_samples: int
+    fine_samples: int
+    render_truncation_m: float  # tr of Eq. 8
+
+
+@dataclass(frozen=True)
+class RayDataConfig:
+    """Which rays a field is trained on, and what it costs to be wrong."""
+
+    scenes: int  # training scenes, evenly spread over their list; 0 = all
+    held_out_scenes: int  # of these, scenes that only choose the best weights
+    frames: str  # rays start in: keys, views or kept frames (both)
+    rays: int  # of one frame of one scene, per sample
+    exclude_target: bool  # whether the frame that rays start in does not vote itself
+    semantic_loss: str  # cross-entropy, or one-minus-probability
+    color_loss: str  # squared or absolute
+    semantic_weight: float
+    color_weight: float
+
+
+@dataclass(frozen=True)
+class NovelViewsConfig:
+    """Which frames fields render that they were not shown, and how finely."""
+
+    frames: int  # of each scene, evenly spread
+    width: int  # pixels of the rendered maps
+    height: int
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Protocol constants of the scores."""
 

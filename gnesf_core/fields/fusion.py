@@ -12,25 +12,54 @@ running-average  voxels of the fused surface collect votes; points interpolate v
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from gnesf_core.config import FusionConfig
+from gnesf_core.config import FusionConfig, NeuconConfig
 from gnesf_core.data.store import DistanceGrid, Frames
 from gnesf_core.errors import BadInput
-from gnesf_core.fields.interface import PointLabels, SceneInputs
+from gnesf_core.fields.interface import Field, PointLabels, SceneInputs
 from gnesf_core.geometry import camera
 from gnesf_core.geometry.sampling import sample_image
 from gnesf_core.labels import CLASS_NAMES, IGNORE
 from gnesf_core.shapes import Float, Float32, Float64, Int64, Shaped, UInt8
 
 Settings = FusionConfig
+PACKAGES: tuple[str, ...] = ()
 
 _NO_COLOR = 127  # of points that no view sees
+
+
+def open_field(
+    settings: FusionConfig,
+    encoder: NeuconConfig | None,
+    weights: Path | None,
+    device: torch.device,
+) -> Field:
+    """Return the rule as a field; it has no weights and needs no device."""
+    return Fusion(settings)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A rule, as a field."""
+
+    settings: FusionConfig
+
+    def inputs(self) -> dict[str, str]:
+        """Return nothing: a rule is made of its settings."""
+        return {}
+
+    def label_points(
+        self, points_world: Float[np.ndarray, "n 3"], scene: SceneInputs
+    ) -> PointLabels:
+        """Return class, confidence and colour of points from all kept frames."""
+        return label_points(points_world, scene, self.settings)
 
 
 def label_points(

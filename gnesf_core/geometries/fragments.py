@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from gnesf_core.config import FragmentDataConfig, NeuconConfig, TrainingConfig
-from gnesf_core.data import images
 from gnesf_core.data.store import Frames, Targets
 from gnesf_core.errors import BadInput
 from gnesf_core.geometries.targets import TargetBox, read_box
 from gnesf_core.geometry import camera
-from gnesf_core.nets.pictures import jitter, resize_picture
+from gnesf_core.nets.pictures import frame_picture, jitter
 from gnesf_core.shapes import Float32, Float64, Int64, UInt8
 
 log = logging.getLogger(__name__)
@@ -78,29 +77,10 @@ def fragment_inputs(
     )
     world_from_camera = world_from_scan @ frames.world_from_camera[views]
     return FragmentInputs(
-        torch.stack([_picture(frames, view, size) for view in views]),
-        _pixel_from_world(intrinsics, world_from_camera),
+        torch.stack([frame_picture(frames, view, size) for view in views]),
+        torch.from_numpy(camera.pixel_from_world(intrinsics, world_from_camera)),
         volume_origin(frames, views, settings, world_from_scan),
     )
-
-
-def _picture(
-    frames: Frames, position: int, size: tuple[int, int]
-) -> UInt8[Tensor, "3 h w"]:
-    where = (frames.path, f"colour of frame {frames.index[position]}")
-    data = frames.color_bytes(position)
-    rgb = images.decode_color_reduced(
-        data, frames.color_encoding, *frames.color_size, size, where
-    )
-    return resize_picture(rgb, *size)
-
-
-def _pixel_from_world(
-    intrinsics: Float64[np.ndarray, "3 3"],
-    world_from_camera: Float64[np.ndarray, "views 4 4"],
-) -> Float64[Tensor, "views 3 4"]:
-    camera_from_world = camera.invert_rigid(world_from_camera)
-    return torch.from_numpy(intrinsics @ camera_from_world[:, :3])
 
 
 def volume_origin(
@@ -146,8 +126,8 @@ def measured_depth(
     scaled = np.diag([1 / DEPTH_STRIDE, 1 / DEPTH_STRIDE, 1.0])
     scaled[:2, 2] = -first / DEPTH_STRIDE
     poses = world_from_scan @ frames.world_from_camera[views]
-    matrices = _pixel_from_world(scaled @ frames.depth_intrinsics, poses)
-    return torch.from_numpy(depth_m), matrices
+    matrices = camera.pixel_from_world(scaled @ frames.depth_intrinsics, poses)
+    return torch.from_numpy(depth_m), torch.from_numpy(matrices)
 
 
 class FragmentSamples:

@@ -178,6 +178,14 @@ def scale_intrinsics(
     return scaled
 
 
+def pixel_from_world(
+    intrinsics: Float[np.ndarray, "3 3"],
+    world_from_camera: Float[np.ndarray, "*batch 4 4"],
+) -> Float[np.ndarray, "*batch 3 4"]:
+    """Return the matrices that take (x, y, z, 1) to (u * depth, v * depth, depth)."""
+    return intrinsics @ invert_rigid(world_from_camera)[..., :3, :]
+
+
 def in_image(
     uv: Float[np.ndarray, "*points 2"] | Float[Tensor, "*points 2"],
     width: int,

@@ -135,7 +135,8 @@ class Pyramid(nn.Module):
         height, width = pictures.shape[2:]
         if height % STRIDES[-1] or width % STRIDES[-1]:
             raise ValueError(f"{width} x {height} are no multiples of {STRIDES[-1]}")
-        normalised = normalize(pictures).contiguous(memory_format=torch.channels_last)
+        normalised = normalize(pictures).to(self.out1.weight.dtype)
+        normalised = normalised.contiguous(memory_format=torch.channels_last)
         fine, middle, coarse = self.encoder(normalised)
         joined = _doubled(coarse) + self.inner1(middle)
         finest = _doubled(joined) + self.inner2(fine)

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gnesf_core.data import images
+from gnesf_core.data.store import Frames
 from gnesf_core.shapes import Float32, Float64, Shaped, UInt8
 
 # Statistics of ImageNet in RGB, 0..255, which every pretrained backbone expects.
@@ -31,6 +33,18 @@ def resize_picture(
     return functional.interpolate(
         picture, (height, width), mode="bilinear", antialias=True
     )[0]
+
+
+def frame_picture(
+    frames: Frames, position: int, size: tuple[int, int]
+) -> UInt8[Tensor, "3 h w"]:
+    """Return a kept frame's picture at another size (width, height)."""
+    where = (frames.path, f"colour of frame {frames.index[position]}")
+    data = frames.color_bytes(position)
+    rgb = images.decode_color_reduced(
+        data, frames.color_encoding, *frames.color_size, size, where
+    )
+    return resize_picture(rgb, *size)
 
 
 def jitter(

@@ -39,17 +39,48 @@ SCORED_SPLITS = ["val"] if SPLITS["val"] and FORMAT == "scannet" else []
 SUBMITTED_SPLITS = ["test"] if SPLITS["test"] and FORMAT == "scannet" else []
 # Splits whose frames come with labels to judge a prior by.
 PRIOR_SPLITS = ["val"] if SPLITS["val"] and LABEL_MAP else []
-PRIORS = list(config["priors"])
+# Priors with folds are made for training scenes alone.
+PRIORS = [name for name, recipe in config["priors"].items() if "folds" not in recipe]
 GEOMETRIES = list(config["geometries"])
-FIELDS = list(config["fields"])
+HEADLINE = config["headline"]
+FIELD_PARTS = {
+    "prior": "priors",
+    "training_prior": "priors",
+    "geometry": "geometries",
+    "training_geometry": "geometries",
+    "features": "geometries",
+    "trained_as": "fields",
+}
+
+
+def check_name(place, name, section):
+    """Refuse a name that nothing in a section of the config has."""
+    if name not in config[section]:
+        raise WorkflowError(
+            f"config: {place}: expected one of {list(config[section])}, found "
+            f"{name!r}; remedy: describe it under `{section}`"
+        )
+
+
 for name, recipe in config["fields"].items():
-    for part, names in (("prior", "priors"), ("geometry", "geometries")):
-        if recipe[part] not in config[names]:
+    for part, section in FIELD_PARTS.items():
+        if recipe.get(part):
+            check_name(f"fields: {name}: {part}", recipe[part], section)
+    if "features" in recipe:
+        kind = config["geometries"][recipe["features"]]["module"]
+        if kind != "neucon":
             raise WorkflowError(
-                f"config: fields: {name}: {part}: expected one of "
-                f"{list(config[names])}, found {recipe[part]!r}; remedy: describe it "
-                f"under `{names}`"
+                f"config: fields: {name}: features: expected a geometry by the module "
+                f"neucon, found one by {kind}; remedy: name one that looks at pictures"
             )
+    if "folds" in config["priors"][recipe["prior"]]:
+        raise WorkflowError(
+            f"config: fields: {name}: prior: expected a prior of all scenes, found "
+            f"{recipe['prior']!r}, which has folds; remedy: name it in training_prior"
+        )
+for place, names in {"headline": HEADLINE, **config["tables"]}.items():
+    for name in names:
+        check_name(place, name, "fields")
 DEVICE = config["device"]
 # GPUs of a job that runs a network.
 GPUS = 1 if DEVICE == "cuda" else 0
@@ -73,8 +104,9 @@ wildcard_constraints:
     geometry=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     field=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     recipe=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+    fold=r"|/fold[0-9]",
     split=r"train|val|test",
-    kind=r"priors|geometry",
+    kind=r"priors|geometry|fields",
 
 
 def code(stage):
@@ -201,9 +233,9 @@ class Recipes:
         recipe = self(wildcards)
         if "weights" in recipe:
             return recipe["weights"]
-        if "training" not in recipe:
+        if not learns(recipe):
             return []
-        name = getattr(wildcards, self.wildcard)
+        name = recipe.get("trained_as") or getattr(wildcards, self.wildcard)
         if not SPLITS["train"]:
             raise WorkflowError(
                 f"config: {self.section}: {name}: expected scenes to train on, found "
@@ -211,28 +243,77 @@ class Recipes:
             )
         return f"results/{wildcards.dataset}/{self.folder}/{name}/model.safetensors"
 
-    def trained(self):
-        """Name the recipes whose networks are trained here, if there is what to learn."""
+    def trained(self, names):
+        """Name the recipes of these that are trained here, if there is what to learn."""
         if not SPLITS["train"]:
             return []
-        return [
-            name
-            for name, recipe in config[self.section].items()
-            if "training" in recipe and "weights" not in recipe
+        recipes = {name: config[self.section][name] for name in names}
+        own = [
+            recipe.get("trained_as") or name
+            for name, recipe in recipes.items()
+            if learns(recipe) and "weights" not in recipe
         ]
+        return list(dict.fromkeys(own))
+
+
+def learns(recipe):
+    """Tell whether a recipe has a network that learns."""
+    return "training" in recipe and recipe["settings"].get("vote") not in (
+        "mean",
+        "nearest",
+    )
 
 
 prior = Recipes("priors", "prior", "priors")
 geometry = Recipes("geometries", "geometry", "geometry")
 field = Recipes("fields", "field", "fields")
-for name in geometry.trained():
-    held_out = config["geometries"][name]["data"]["held_out_scenes"]
-    if held_out >= len(SPLITS["train"]):
+for section, names in (
+    ("geometries", geometry.trained(GEOMETRIES)),
+    ("fields", field.trained(config["fields"])),
+):
+    for name in names:
+        data = config[section][name]["data"]
+        held_out, scenes = data["held_out_scenes"], len(SPLITS["train"])
+        scenes = min(data.get("scenes") or scenes, scenes)
+        if held_out >= scenes:
+            raise WorkflowError(
+                f"config: {section}: {name}: data: held_out_scenes: expected fewer than "
+                f"the {scenes} training scenes, found {held_out}; remedy: hold fewer "
+                "out, or train on more"
+            )
+
+
+def fold_of(wildcards):
+    """Tell which fold of a prior's segmenters has not seen a training scene."""
+    folds = prior(wildcards).get("folds")
+    if folds is None:
+        return None
+    if wildcards.scene not in SPLITS["train"]:
         raise WorkflowError(
-            f"config: geometries: {name}: data: held_out_scenes: expected fewer than the "
-            f"{len(SPLITS['train'])} training scenes, found {held_out}; remedy: hold "
-            "fewer out, or train on more"
+            f"config: priors: {wildcards.prior}: expected a training scene, found "
+            f"{wildcards.scene}; remedy: a prior with folds is for training alone"
         )
+    return SPLITS["train"].index(wildcards.scene) % folds
+
+
+def prior_training_scenes(wildcards):
+    """Name the scenes that a segmenter learns from: all, or those of other folds."""
+    scenes = SPLITS["train"]
+    if wildcards.fold:
+        fold, folds = int(wildcards.fold[-1]), prior(wildcards)["folds"]
+        scenes = [s for place, s in enumerate(scenes) if place % folds != fold]
+    return expand(
+        "results/{dataset}/frames/{scene}.h5", dataset=wildcards.dataset, scene=scenes
+    )
+
+
+def prior_weights(wildcards):
+    """Name the weights that a scene's maps are made by."""
+    found, fold = prior.weights(wildcards), fold_of(wildcards)
+    if fold is None or "weights" in prior(wildcards):
+        return found
+    folder = f"results/{wildcards.dataset}/priors/{wildcards.prior}/fold{fold}"
+    return f"{folder}/model.safetensors"
 
 
 def prior_training_settings(wildcards):
@@ -285,10 +366,55 @@ def targets_option(wildcards, input):
 def field_inputs(wildcards):
     """Name the maps and the geometry that a field's recipe builds on."""
     recipe, where = field(wildcards), f"results/{wildcards.dataset}"
-    return {
+    inputs = {
         "prior": f"{where}/priors/{recipe['prior']}/{wildcards.scene}.h5",
         "volume": f"{where}/geometry/{recipe['geometry']}/{wildcards.scene}.h5",
+        "weights": field.weights(wildcards),
+        "features": [],
     }
+    if inputs["weights"]:
+        features = f"{where}/geometry/{recipe['features']}/{wildcards.scene}.h5"
+        inputs["features"] = features
+    return inputs
+
+
+def field_options(wildcards, input):
+    """Turn what only learned fields have into options of a stage."""
+    words = ["--encoder", field_encoder(wildcards)] if field_encoder(wildcards) else []
+    words += ["--features", input.features] if input.features else []
+    words += ["--weights", input.weights] if input.weights else []
+    return shlex.join(words)
+
+
+def field_encoder(wildcards):
+    """Hand a field the recipe of the network that looks at its pictures."""
+    recipe = field(wildcards)
+    if "features" not in recipe:
+        return ""
+    settings = config["geometries"][recipe["features"]]["settings"]
+    return json.dumps(settings, sort_keys=True)
+
+
+def field_training_inputs(wildcards):
+    """Name what a field learns from, scene by scene, and what it starts with."""
+    recipe, where = field(wildcards), f"results/{wildcards.dataset}"
+    scenes, most = SPLITS["train"], recipe["data"]["scenes"]
+    if 0 < most < len(scenes):
+        step = len(scenes) / most
+        scenes = [scenes[int((n + 0.5) * step)] for n in range(most)]
+    folders = {
+        "frames": f"{where}/frames",
+        "priors": f"{where}/priors/{recipe['training_prior']}",
+        "surfaces": f"{where}/geometry/{recipe['training_geometry']}",
+        "features": f"{where}/geometry/{recipe['features']}",
+    }
+    files = {
+        role: expand(f"{folder}/{{scene}}.h5", scene=scenes)
+        for role, folder in folders.items()
+    }
+    features = config["geometries"][recipe["features"]]
+    own = f"{where}/geometry/{recipe['features']}/model.safetensors"
+    return files | {"start": features.get("weights", own)}
 
 
 def prior_scores(wildcards):
@@ -318,7 +444,7 @@ def split_scores(wildcards):
     return expand(
         "results/{dataset}/fields/{field}/{scene}.json",
         dataset=wildcards.dataset,
-        field=FIELDS,
+        field=HEADLINE,
         scene=SPLITS[wildcards.split],
     )
 
@@ -340,7 +466,7 @@ PRIOR_RESULTS = (
         prior=PRIORS,
         scene=SPLITS["val"] if PRIOR_SPLITS else [],
     )
-    + results("figures/priors/{prior}/training.svg", prior=prior.trained())
+    + results("figures/priors/{prior}/training.svg", prior=prior.trained(PRIORS))
 )
 # Tables and pictures of the geometries on the scenes that they are judged by.
 GEOMETRY_RESULTS = (
@@ -350,5 +476,17 @@ GEOMETRY_RESULTS = (
     + results(
         "figures/geometry/{scene}.png", scene=SPLITS["val"] if SCORED_SPLITS else []
     )
-    + results("figures/geometry/{geometry}/training.svg", geometry=geometry.trained())
+    + results(
+        "figures/geometry/{geometry}/training.svg",
+        geometry=geometry.trained(GEOMETRIES),
+    )
+)
+# Tables and pictures of the headline's fields.
+FIELD_RESULTS = (
+    results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"])
+    + results("figures/{split}_classes.svg", split=SCORED_SPLITS)
+    + results(
+        "figures/scenes/{scene}.png", scene=SPLITS["val"] if SCORED_SPLITS else []
+    )
+    + results("figures/fields/{field}/training.svg", field=field.trained(HEADLINE))
 )

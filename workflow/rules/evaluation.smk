@@ -88,7 +88,7 @@ rule plot_scene:
     input:
         meshes=expand(
             "results/{dataset}/fields/{field}/{scene}.ply",
-            field=FIELDS,
+            field=HEADLINE,
             allow_missing=True,
         ),
         truth=raw_mesh_labels,
@@ -107,7 +107,7 @@ rule plot_scene:
         "../../environment.yml"
     params:
         *code("plot_scene"),
-        fields=FIELDS,
+        fields=HEADLINE,
     message:
         "Picturing every field on {wildcards.scene}"
     shell:

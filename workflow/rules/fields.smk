@@ -1,4 +1,48 @@
-# Semantics of 3D points, by recipe: today, priors voted onto a surface.
+# Semantics of 3D points, by recipe: priors fused by a rule, or votes that are learned.
+
+
+rule train_semantics:
+    input:
+        unpack(field_training_inputs),
+    output:
+        weights="results/{dataset}/fields/{field}/model.safetensors",
+        last="results/{dataset}/fields/{field}/last.safetensors",
+        metrics="results/{dataset}/fields/{field}/metrics.jsonl",
+    log:
+        "results/{dataset}/logs/train_semantics/{field}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/train_semantics/{field}.tsv"
+    priority: 10
+    conda:
+        "../../environment.yml"
+    # On a CPU its many small operations gain nothing from more.
+    threads: 16 if GPUS else 1
+    resources:
+        gpu=GPUS,
+        # Not a parameter: moving to a GPU is no reason to train again.
+        device=DEVICE,
+        mem_mb=64000 if GPUS else 6000,
+        runtime=2880,
+    params:
+        *code("train_semantics"),
+        field=field.code,
+        module=field.module,
+        recipe=field.part("settings"),
+        encoder=field_encoder,
+        data=field.part("data"),
+        training=field.part("training"),
+        version=field.folded_code("train_semantics"),
+    message:
+        "Training the field {wildcards.field}"
+    shell:
+        "python -m stages.train_semantics --frames {input.frames:q}"
+        " --priors {input.priors:q} --surfaces {input.surfaces:q}"
+        " --features {input.features:q} --start {input.start:q}"
+        " --out {output.weights:q} --last {output.last:q} --metrics {output.metrics:q}"
+        " --module {params.module:q} --recipe {params.recipe:q}"
+        " --encoder {params.encoder:q} --data {params.data:q}"
+        " --training {params.training:q} --device {resources.device:q}"
+        " --code {params.version:q} > {log:q} 2>&1"
 
 
 rule extract_mesh:
@@ -14,19 +58,23 @@ rule extract_mesh:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=3000,
+        gpu=lambda wildcards, input: GPUS if input.weights else 0,
+        device=lambda wildcards, input: DEVICE if input.weights else "cpu",
+        mem_mb=16000 if GPUS else 4000,
         runtime=20,
     params:
         *code("extract_mesh"),
         field=field.code,
         module=field.module,
         recipe=field.part("settings"),
+        options=field_options,
     message:
         "Labelling the surface of {wildcards.scene} by {wildcards.field}"
     shell:
         "python -m stages.extract_mesh --frames {input.frames:q}"
         " --volume {input.volume:q} --prior {input.prior:q} --out {output:q}"
-        " --module {params.module:q} --recipe {params.recipe:q} > {log:q} 2>&1"
+        " --module {params.module:q} --recipe {params.recipe:q} {params.options}"
+        " --device {resources.device:q} > {log:q} 2>&1"
 
 
 rule export_labels:

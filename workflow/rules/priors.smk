@@ -5,18 +5,14 @@
 rule train_prior:
     input:
         start=prior_start,
-        frames=expand(
-            "results/{dataset}/frames/{scene}.h5",
-            scene=SPLITS["train"],
-            allow_missing=True,
-        ),
+        frames=prior_training_scenes,
     output:
-        weights="results/{dataset}/priors/{prior}/model.safetensors",
-        metrics="results/{dataset}/priors/{prior}/metrics.jsonl",
+        weights="results/{dataset}/priors/{prior}{fold}/model.safetensors",
+        metrics="results/{dataset}/priors/{prior}{fold}/metrics.jsonl",
     log:
-        "results/{dataset}/logs/train_prior/{prior}.log",
+        "results/{dataset}/logs/train_prior/{prior}{fold}.log",
     benchmark:
-        "results/{dataset}/benchmarks/train_prior/{prior}.tsv"
+        "results/{dataset}/benchmarks/train_prior/{prior}{fold}.tsv"
     # The longest job, and most others wait for it.
     priority: 10
     conda:
@@ -37,7 +33,7 @@ rule train_prior:
         training=prior.part("training"),
         version=prior.folded_code("train_prior"),
     message:
-        "Training the prior {wildcards.prior}"
+        "Training the prior {wildcards.prior}{wildcards.fold}"
     shell:
         "python -m stages.train_prior --frames {input.frames:q} --out {output.weights:q}"
         " --metrics {output.metrics:q} --module {params.module:q}"
@@ -50,7 +46,7 @@ rule cache_prior:
     input:
         prior_files,
         frames="results/{dataset}/frames/{scene}.h5",
-        weights=prior.weights,
+        weights=prior_weights,
     output:
         maps="results/{dataset}/priors/{prior}/{scene}.h5",
         cost="results/{dataset}/priors/{prior}/{scene}.cost.json",

@@ -27,7 +27,7 @@ rule geometry:
 
 rule meshes:
     input:
-        results("fields/{field}/{scene}.ply", field=FIELDS, scene=SPLITS["val"]),
+        results("fields/{field}/{scene}.ply", field=HEADLINE, scene=SPLITS["val"]),
 
 
 rule evaluation:
@@ -47,7 +47,7 @@ rule submission:
     input:
         results(
             "fields/{field}/submission_{split}.zip",
-            field=FIELDS,
+            field=HEADLINE,
             split=SUBMITTED_SPLITS,
         ),
 

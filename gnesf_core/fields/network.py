@@ -1,0 +1,265 @@
+"""The semantic field of a scene nobody has labelled: source views vote on any point.
+
+Everything that others have learned stays as it is: the picture encoder, the signed
+distances, the encoding volume M and the prior. What learns here are a convolution per
+level of the pyramid, which makes the features F, and the votes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
+
+from gnesf_core.config import GnesfConfig, NeuconConfig
+from gnesf_core.fields.encoding import Encoding, sample_encoding
+from gnesf_core.fields.occlusion import hidden
+from gnesf_core.fields.rays import Rays, RaySamples, composite, sample_rays
+from gnesf_core.fields.sources import (
+    Pairs,
+    Sources,
+    nearest_pairs,
+    pairs_in_view,
+    said_by_prior,
+    said_in_color,
+    sample_maps,
+)
+from gnesf_core.fields.voting import (
+    DirectSemantics,
+    PaperVote,
+    ReleasedVote,
+    Sights,
+    blend,
+)
+from gnesf_core.geometry.distance_field import (
+    DistanceField,
+    nearby_voxels,
+    voxel_centres,
+)
+from gnesf_core.labels import CLASS_NAMES
+from gnesf_core.nets.mnasnet import STRIDES, Pyramid
+from gnesf_core.shapes import Bool, Float, Float64
+
+UNLEARNED = ("mean", "nearest")  # votes that have no weights
+
+Maps = Sequence[Tensor]  # F of every view, by level
+
+
+class Scene(NamedTuple):
+    """The geometry of a scene."""
+
+    field: DistanceField
+    encoding: Encoding
+
+
+class Labels(NamedTuple):
+    """What the field says about points."""
+
+    semantic: Float[Tensor, "n classes"]  # probabilities; zeros where no view sees
+    color: Float[Tensor, "n 3"]  # 0..1
+    seen: Bool[Tensor, " n"]  # points that some view votes on
+
+
+class Rendered(NamedTuple):
+    """What the field says about rays."""
+
+    semantic: Float[Tensor, "rays classes"]
+    color: Float[Tensor, "rays 3"]
+    distance_m: Float64[Tensor, " rays"]
+    usable: Bool[Tensor, " rays"]  # rays that hit a surface which some view sees
+
+
+class GnesfNetwork(nn.Module):
+    """F, votes, and what follows from them."""
+
+    def __init__(self, settings: GnesfConfig, encoder: NeuconConfig) -> None:
+        super().__init__()
+        self.settings = settings
+        self.picture_size = encoder.image_width, encoder.image_height
+        if settings.vote in UNLEARNED:
+            return
+        self.encoder = Pyramid(encoder.encoder_width).requires_grad_(
+            requires_grad=False
+        )
+        self.features = nn.ModuleList(
+            nn.Conv2d(inner, outer, 3, padding=1)
+            for inner, outer in zip(
+                self.encoder.channels, settings.feature_channels, strict=True
+            )
+        )
+        own, given = sum(settings.feature_channels), encoder.channels
+        first, second = settings.widths
+        classes = len(CLASS_NAMES)
+        if settings.network == "released":
+            self.vote: nn.Module = ReleasedVote(own, given)
+        elif settings.vote == "direct":
+            self.vote = DirectSemantics(own, given, classes, (first, second))
+        else:
+            vector = settings.displacement == "vector"
+            shape = (own, given, classes, (first, second))
+            self.vote = PaperVote(*shape, vector, settings.informed)
+
+    def train(self, mode: bool = True) -> "GnesfNetwork":
+        """Learn or not; what others have learned stays in use, statistics and all."""
+        super().train(mode)
+        if self.settings.vote not in UNLEARNED:
+            self.encoder.eval()
+        return self
+
+    def look(self, sources: Sources) -> Maps:
+        """Return the features F of source views, for votes that look at them."""
+        if self.settings.vote in UNLEARNED:
+            return []
+        with torch.no_grad():
+            maps = self.encoder(sources.pictures)
+        return [layer(own) for layer, own in zip(self.features, maps, strict=True)]
+
+    def visible_pairs(
+        self, scene: Scene, sources: Sources, points_world: Float64[Tensor, "n 3"]
+    ) -> Pairs:
+        """Return which views may vote on which points: see `sources`."""
+        s = self.settings
+        pairs = pairs_in_view(sources, points_world, s.far_m)
+        _, known = said_by_prior(sources, pairs)
+        pairs = pairs.only(known)
+        origins, targets = sources.centres_world[pairs.view], points_world[pairs.point]
+        rules = s.visibility, s.unobserved
+        return pairs.only(~hidden(scene.field, origins, targets, *rules))
+
+    def label(
+        self,
+        scene: Scene,
+        sources: Sources,
+        maps: Maps,
+        points_world: Float64[Tensor, "n 3"],
+        most_views: int | None = None,
+    ) -> Labels:
+        """Return what the views say of points: all, or the so many nearest of each."""
+        pairs = self.visible_pairs(scene, sources, points_world)
+        if self.settings.vote == "nearest":
+            most_views = 1
+        if most_views is not None:
+            distance_m = _displacement(sources, pairs, points_world).norm(dim=1)
+            pairs = nearest_pairs(pairs, distance_m, most_views)
+        return self._voted(scene, sources, maps, points_world, pairs)
+
+    def _voted(
+        self,
+        scene: Scene,
+        sources: Sources,
+        maps: Maps,
+        points_world: Float64[Tensor, "n 3"],
+        pairs: Pairs,
+    ) -> Labels:
+        count, s = len(points_world), self.settings
+        said, _ = said_by_prior(sources, pairs)
+        color = said_in_color(sources, pairs)
+        if s.vote in UNLEARNED:
+            equal = color.new_zeros(len(color))
+            semantic, seen = blend(equal, said, pairs.point, count)
+            return Labels(semantic, blend(equal, color, pairs.point, count)[0], seen)
+        sights = Sights(
+            pairs.point,
+            _features(maps, pairs),
+            color,
+            said.softmax(1) if s.payload == "logits" else said,
+            _displacement(sources, pairs, points_world).float(),
+            pairs.depth_m.float(),
+            sample_encoding(scene.encoding, points_world),
+        )
+        voter = self.vote.vote if s.vote == "direct" else self.vote
+        for_classes, for_colors = voter(sights)
+        blended, _ = blend(for_colors, color, pairs.point, count)
+        semantic, seen = blend(for_classes, said, pairs.point, count)
+        if s.vote == "direct":
+            semantic = self.vote(sights) * seen[:, None]
+        elif s.payload == "logits":
+            semantic = semantic.softmax(1) * seen[:, None]
+        return Labels(semantic, blended, seen)
+
+    def render(
+        self, scene: Scene, sources: Sources, maps: Maps, rays: Rays
+    ) -> Rendered:
+        """Return what is seen along rays, Eq. 5.
+
+        Views are asked only about the samples that count.
+        """
+        s = self.settings
+        with torch.no_grad():
+            samples = sample_rays(
+                scene.field,
+                rays,
+                (s.near_m, s.far_m),
+                (s.coarse_samples, s.fine_samples),
+                s.render_truncation_m,
+                jittered=self.training,
+            )
+        counted = samples.weights > 0
+        points = rays.at(samples.distance_m)[counted]
+        if s.vote_at == "voxels":
+            labels = self._label_between_voxels(scene, sources, maps, points)
+        else:
+            labels = self.label(scene, sources, maps, points)
+        return _rendered(samples, counted, labels)
+
+    def _label_between_voxels(
+        self,
+        scene: Scene,
+        sources: Sources,
+        maps: Maps,
+        points_world: Float64[Tensor, "n 3"],
+    ) -> Labels:
+        """Let views vote on voxels, and interpolate between those that any sees."""
+        near, weights = nearby_voxels(scene.field, points_world)
+        voxels, row = near.unique(return_inverse=True)
+        centres_world = voxel_centres(scene.field, voxels)
+        labels = self.label(scene, sources, maps, centres_world)
+        weights = weights * labels.seen[row]
+        total = weights.sum(1, keepdim=True)
+        weights = weights / torch.where(total > 0, total, 1.0)
+        semantic, color = (
+            embedding_bag(row, values, per_sample_weights=weights, mode="sum")
+            for values in (labels.semantic, labels.color)
+        )
+        return Labels(semantic, color, total[:, 0] > 0)
+
+
+def _displacement(
+    sources: Sources, pairs: Pairs, points_world: Float64[Tensor, "n 3"]
+) -> Float64[Tensor, "pairs 3"]:
+    return points_world[pairs.point] - sources.centres_world[pairs.view]
+
+
+def _features(maps: Maps, pairs: Pairs) -> Float[Tensor, "pairs c"]:
+    """Return F where pairs are; pixel (u, v) is at (u, v) / stride of a level's map."""
+    levels = [
+        sample_maps(own, pairs, pairs.uv / stride)
+        for own, stride in zip(maps, STRIDES, strict=True)
+    ]
+    return torch.cat(levels, 1)
+
+
+def _rendered(
+    samples: RaySamples, counted: Bool[Tensor, "rays samples"], labels: Labels
+) -> Rendered:
+    """Add up along rays what is said of the samples that count.
+
+    Samples that no view sees say nothing: the others of their ray share its weight.
+    """
+    told = torch.zeros_like(counted)
+    told[counted] = labels.seen
+    weights = torch.where(told, samples.weights, 0.0)
+    total = weights.sum(1, keepdim=True)
+    weights = weights / torch.where(total > 0, total, 1.0)
+
+    def along(values: Float[Tensor, "n k"]) -> Float[Tensor, "rays samples k"]:
+        dense = values.new_zeros(*counted.shape, values.shape[1])
+        return dense.index_put(counted.nonzero(as_tuple=True), values)
+
+    return Rendered(
+        composite(weights, along(labels.semantic)),
+        composite(weights, along(labels.color)),
+        (samples.weights * samples.distance_m).sum(1),
+        samples.hit & (total[:, 0] > 0),
+    )

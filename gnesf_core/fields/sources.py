@@ -1,0 +1,169 @@
+"""Source views of a scene, and what they show of points: the input of every vote.
+
+A view may vote on a point if the point lies in front of its camera, in its picture and
+not too far away, if nothing hides it, and if the prior says anything there. All that is
+known about such pairs of point and view is kept as a list of pairs, in which a point
+that many views see comes often, and one that none sees never.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnesf_core.data.store import Frames, PriorMaps
+from gnesf_core.errors import BadInput
+from gnesf_core.geometry import camera
+from gnesf_core.geometry.sampling import sample_image
+from gnesf_core.nets.pictures import frame_picture
+from gnesf_core.shapes import Bool, Float, Float64, Int64, Shaped, UInt8
+
+
+class Sources(NamedTuple):
+    """Views of one scene: what they show, and from where."""
+
+    pictures: UInt8[Tensor, "views 3 h w"]  # RGB
+    maps: Shaped[Tensor, "views classes mh mw"]  # of the prior; cover the picture
+    pixel_from_world: Float64[Tensor, "views 3 4"]  # pixels of `pictures`
+    centres_world: Float64[Tensor, "views 3"]
+
+
+class Pairs(NamedTuple):
+    """Which view may vote on which point, view by view."""
+
+    view: Int64[Tensor, " pairs"]
+    point: Int64[Tensor, " pairs"]
+    uv: Float64[Tensor, "pairs 2"]  # pixels of the view's picture
+    depth_m: Float64[Tensor, " pairs"]
+
+    def only(self, kept: Bool[Tensor, " pairs"]) -> "Pairs":
+        """Return some of the pairs."""
+        return Pairs(*(values[kept] for values in self))
+
+
+def read_sources(
+    frames: Frames,
+    prior: PriorMaps,
+    positions: Sequence[int],
+    size: tuple[int, int],
+    payload: str,
+) -> Sources:
+    """Read views of a scene; `payload` says what of the prior they will vote with."""
+    intrinsics = camera.scale_intrinsics(
+        frames.color_intrinsics, frames.color_size, size
+    )
+    poses = frames.world_from_camera[list(positions)]
+    maps = [_map(frames, prior, position, payload) for position in positions]
+    return Sources(
+        torch.stack([frame_picture(frames, position, size) for position in positions]),
+        torch.from_numpy(np.stack(maps)),
+        torch.from_numpy(camera.pixel_from_world(intrinsics, poses)),
+        torch.from_numpy(poses[:, :3, 3].copy()),
+    )
+
+
+def _map(frames: Frames, prior: PriorMaps, position: int, payload: str) -> np.ndarray:
+    if payload == "probabilities":
+        return prior.probabilities(position)
+    if not prior.has_logits:
+        raise BadInput(
+            prior.path,
+            "logits",
+            expected="logits, which this field votes with",
+            found="none",
+            remedy="set `logits: true` in the prior's recipe",
+        )
+    logits = prior.logits(position)
+    if np.isnan(logits).any() or (logits == np.inf).any():
+        raise BadInput(
+            prior.path,
+            f"logits of frame {frames.index[position]}",
+            expected="numbers, or -inf where nothing is known",
+            found="others",
+            remedy="delete the file and run snakemake again",
+        )
+    return logits
+
+
+def pairs_in_view(
+    sources: Sources, points_world: Float64[Tensor, "n 3"], far_m: float
+) -> Pairs:
+    """Return which views have which points in their picture, hidden or not."""
+    height, width = sources.pictures.shape[2:]
+    found = []
+    for view, matrix in enumerate(sources.pixel_from_world):
+        projected = points_world @ matrix[:, :3].T + matrix[:, 3]
+        depth_m = projected[:, 2]
+        in_front = (depth_m > 0) & (depth_m <= far_m)
+        divisor = torch.where(in_front, depth_m, 1.0)
+        uv = projected[:, :2] / divisor[:, None]
+        inside = in_front & camera.in_image(uv, width, height)
+        point = inside.nonzero()[:, 0]
+        same = torch.full_like(point, view)
+        found.append(Pairs(same, point, uv[point], depth_m[point]))
+    return Pairs(*(torch.cat(part) for part in zip(*found, strict=True)))
+
+
+def nearest_pairs(
+    pairs: Pairs, distance_m: Float[Tensor, " pairs"], most: int
+) -> Pairs:
+    """Return each point's nearest views, at most so many; the first of equals."""
+    order = distance_m.argsort(stable=True)
+    order = order[pairs.point[order].argsort(stable=True)]
+    point = pairs.point[order]
+    # A pair's rank is its distance from the first pair of its point.
+    place = torch.arange(len(point), device=point.device)
+    starts = torch.ones_like(point, dtype=torch.bool)
+    starts[1:] = point[1:] != point[:-1]
+    rank = place - place.where(starts, 0).cummax(0).values
+    kept = torch.zeros_like(starts)
+    kept[order] = rank < most
+    return pairs.only(kept)
+
+
+def sample_maps(
+    maps: Shaped[Tensor, "views c mh mw"], pairs: Pairs, uv: Float[Tensor, "pairs 2"]
+) -> Float[Tensor, "pairs c"]:
+    """Interpolate each view's map at its pairs, `uv` being pixels of the map."""
+    sizes = pairs.view.bincount(minlength=len(maps)).tolist()
+    parts = [
+        sample_image(own, at) for own, at in zip(maps, uv.split(sizes), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def covering_uv(
+    sources: Sources, maps: Shaped[Tensor, "views c mh mw"], pairs: Pairs
+) -> Float64[Tensor, "pairs 2"]:
+    """Return where pairs are on maps that cover the picture at another size."""
+    own = torch.tensor(maps.shape[:1:-1], device=maps.device)
+    whole = torch.tensor(sources.pictures.shape[:1:-1], device=maps.device)
+    return (pairs.uv + 0.5) * (own / whole).to(pairs.uv) - 0.5
+
+
+def said_by_prior(
+    sources: Sources, pairs: Pairs
+) -> tuple[Float[Tensor, "pairs classes"], Bool[Tensor, " pairs"]]:
+    """Return what the prior says where pairs are, and where it says anything.
+
+    Probabilities are scaled to a sum of 1. Logits are -inf at a pixel of which nothing
+    is known, and then say nothing between it and its neighbours.
+    """
+    uv = covering_uv(sources, sources.maps, pairs)
+    if sources.maps.is_floating_point():
+        logits = sample_maps(sources.maps.float().nan_to_num(neginf=-1e30), pairs, uv)
+        known = logits.amin(1) > _UNKNOWN
+        return torch.where(known[:, None], logits, 0.0), known
+    shares = sample_maps(sources.maps, pairs, uv)
+    total = shares.sum(1, keepdim=True)
+    return shares / torch.where(total > 0, total, 1.0), total[:, 0] > 0
+
+
+_UNKNOWN = -1e6  # logits are logarithms of numbers that are not so small
+
+
+def said_in_color(sources: Sources, pairs: Pairs) -> Float[Tensor, "pairs 3"]:
+    """Return the colours that views show where pairs are, 0..1."""
+    return sample_maps(sources.pictures, pairs, pairs.uv) / 255

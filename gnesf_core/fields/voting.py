@@ -1,0 +1,236 @@
+"""How source views vote on points (Eq. 3-4), and what they can be made to vote with.
+
+A network gives each pair of a point and a view a score; the softmax of a point's scores
+over the views that see it are the weights by which what the views say is added up. What
+they say may be probabilities, logits, colours or anything else that can be averaged.
+
+`PaperVote` is the network as the paper describes it, `ReleasedVote` as the authors'
+code has it, with the same names and shapes of its weights.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import elu
+
+from gnesf_core.shapes import Bool, Float, Int64
+
+_HIDDEN_COLOR = 16  # of the released code's layer that encodes depth
+
+
+class Sights(NamedTuple):
+    """What the voting network sees: rows are pairs of a point and a view."""
+
+    point: Int64[Tensor, " pairs"]
+    features: Float[Tensor, "pairs c"]  # F of the view, at the point
+    color: Float[Tensor, "pairs 3"]
+    said: Float[Tensor, "pairs classes"]  # probabilities, whatever is voted with
+    displacement: Float[Tensor, "pairs 3"]  # m, from the camera's centre to the point
+    depth_m: Float[Tensor, " pairs"]
+    encoding: Float[Tensor, "n m"]  # M, of each point
+
+
+def blend(
+    scores: Float[Tensor, " pairs"],
+    said: Float[Tensor, "pairs k"],
+    point: Int64[Tensor, " pairs"],
+    count: int,
+) -> tuple[Float[Tensor, "n k"], Bool[Tensor, " n"]]:
+    """Return the weighted mean of what is said of each point, Eq. 4.
+
+    Weights are the softmax of the scores over the point's pairs. Points that no view
+    sees get zeros, and are not among those that the second result tells.
+    """
+    weights, seen = vote_weights(scores, point, count)
+    blended = said.new_zeros(count, said.shape[1])
+    return blended.index_add(0, point, weights[:, None] * said), seen
+
+
+def vote_weights(
+    scores: Float[Tensor, " pairs"], point: Int64[Tensor, " pairs"], count: int
+) -> tuple[Float[Tensor, " pairs"], Bool[Tensor, " n"]]:
+    """Return the softmax of scores over the pairs of each point, and who has any."""
+    highest = scores.new_full((count,), -torch.inf)
+    highest = highest.scatter_reduce(0, point, scores.detach(), "amax")
+    powers = (scores - highest.index_select(0, point)).exp()
+    total = scores.new_zeros(count).index_add(0, point, powers)
+    return powers / total.index_select(0, point), total > 0
+
+
+def mean_and_variance(
+    values: Float[Tensor, "pairs c"],
+    point: Int64[Tensor, " pairs"],
+    count: int,
+    weights: Float[Tensor, " pairs"] | None = None,
+) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
+    """Return mean and variance over the views of each point; zeros without any.
+
+    Weights need not add up to 1; without them all views count alike.
+    """
+    if weights is None:
+        weights = values.new_ones(len(values))
+    total = values.new_zeros(count).index_add(0, point, weights)
+    share = (weights / total.index_select(0, point))[:, None]
+    blank = values.new_zeros(count, values.shape[1])
+    mean = blank.index_add(0, point, share * values)
+    difference = values - mean.index_select(0, point)
+    return mean, blank.index_add(0, point, share * difference.square())
+
+
+def entropy(probabilities: Float[Tensor, "pairs classes"]) -> Float[Tensor, "pairs 1"]:
+    """Return the entropy of distributions, in nats."""
+    logarithms = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+    return -(probabilities * logarithms).sum(1, keepdim=True)
+
+
+class SplitLinear(nn.Module):
+    """A linear layer whose inputs are partly of pairs, partly of their points.
+
+    The part of the points is computed once per point: the same result as one layer on
+    both side by side, with less work.
+    """
+
+    def __init__(self, of_pairs: int, of_points: int, outputs: int) -> None:
+        super().__init__()
+        whole = nn.Linear(of_pairs + of_points, outputs)
+        self.weight, self.bias = whole.weight, whole.bias
+        self._of_pairs = of_pairs
+
+    def forward(
+        self,
+        pairs: Float[Tensor, "pairs a"],
+        points: Float[Tensor, "n b"],
+        point: Int64[Tensor, " pairs"],
+    ) -> Float[Tensor, "pairs outputs"]:
+        """Return the layer's outputs for each pair."""
+        own, shared = self.weight.tensor_split([self._of_pairs], 1)
+        by_point = torch.addmm(self.bias, points, shared.T)
+        return pairs @ own.T + by_point.index_select(0, point)
+
+
+class PaperVote(nn.Module):
+    """F' from a view's features with their mean and variance; a score from F', M, d.
+
+    The scores of colours have a last layer of their own. `informed`, which the paper
+    does not have, shows the second layer what the view itself says, how unsure it is,
+    and how far away it is.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        encoding: int,
+        classes: int,
+        widths: tuple[int, int],
+        vector: bool,
+        informed: bool,
+    ) -> None:
+        super().__init__()
+        first, second = widths
+        self._vector, self._informed = vector, informed
+        self.first = SplitLinear(features, 2 * features, first)
+        self.second = nn.Linear(first, second)  # F'
+        own = second + (3 if vector else 1) + (classes + 2 if informed else 0)
+        self.third = SplitLinear(own, encoding, second)
+        self.semantic = nn.Linear(second, 1)
+        self.color = nn.Linear(second, 1)
+
+    def forward(
+        self, sights: Sights
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
+        """Return the scores of what views say of classes, and of colours."""
+        point, count = sights.point, len(sights.encoding)
+        statistics = torch.cat(mean_and_variance(sights.features, point, count), 1)
+        new = elu(self.first(sights.features, statistics, point))
+        own = [elu(self.second(new))]
+        own.append(sights.displacement if self._vector else sights.depth_m[:, None])
+        if self._informed:
+            distance_m = sights.displacement.norm(dim=1, keepdim=True)
+            own += [sights.said, entropy(sights.said), distance_m]
+        hidden = elu(self.third(torch.cat(own, 1), sights.encoding, point))
+        return self.semantic(hidden)[:, 0], self.color(hidden)[:, 0]
+
+
+class DirectSemantics(nn.Module):
+    """Classes predicted from the views' features and M, with no vote: Table 4, row 1.
+
+    Colours are voted on, as in the other rows.
+    """
+
+    def __init__(
+        self, features: int, encoding: int, classes: int, widths: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        first, second = widths
+        self.vote = PaperVote(features, encoding, classes, widths, True, False)
+        self.layers = nn.Sequential(
+            nn.Linear(2 * features + encoding, first),
+            nn.ELU(),
+            nn.Linear(first, second),
+            nn.ELU(),
+            nn.Linear(second, classes),
+        )
+
+    def forward(self, sights: Sights) -> Float[Tensor, "n classes"]:
+        """Return the probabilities of each point's classes."""
+        statistics = mean_and_variance(
+            sights.features, sights.point, len(sights.encoding)
+        )
+        return self.layers(torch.cat([*statistics, sights.encoding], 1)).softmax(1)
+
+
+class ReleasedVote(nn.Module):
+    """The voting network of the authors' code, an IBRNet with two blending heads.
+
+    It sees colours beside features, depths in place of displacements, and M in its
+    first layer; mean and variance count near views for more. Names and shapes of its
+    weights are the released ones.
+    """
+
+    def __init__(self, features: int, encoding: int) -> None:
+        super().__init__()
+        inputs = features + 3
+        self.s = nn.Parameter(torch.tensor(0.2))
+        self.dist_fc_rgb = _layers(1, _HIDDEN_COLOR, inputs, last=nn.ELU())
+        self.base_fc = _layers(encoding + 3 * inputs, 64, 32, last=nn.ELU())
+        self.vis_fc = _layers(32, 32, 33, last=nn.ELU())
+        self.vis_fc2 = _layers(32, 32, 1, last=nn.Sigmoid())
+        self.rgb_fc = _layers(34, 16, 8, 1)
+        self.sem_fc = _layers(34, 16, 8, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self, sights: Sights
+    ) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
+        """Return the scores of what views say of classes, and of colours."""
+        point, count = sights.point, len(sights.encoding)
+        depth = sights.depth_m[:, None]
+        own = torch.cat([sights.color, sights.features], 1) + self.dist_fc_rgb(depth)
+        nearness = (-self.s.abs() * sights.depth_m).exp()
+        least = nearness.new_full((count,), torch.inf)
+        least = least.scatter_reduce(0, point, nearness, "amin")
+        nearness = nearness - least.index_select(0, point)
+        total = nearness.new_zeros(count).index_add(0, point, nearness)
+        share = nearness / (total.index_select(0, point) + 1e-8)
+        blank = own.new_zeros(count, own.shape[1])
+        mean = blank.index_add(0, point, share[:, None] * own)
+        difference = own - mean.index_select(0, point)
+        variance = blank.index_add(0, point, share[:, None] * difference.square())
+        of_point = torch.cat([sights.encoding, mean, variance], 1)
+        x = self.base_fc(torch.cat([of_point.index_select(0, point), own], 1))
+        change, seen = self.vis_fc(x * share[:, None]).tensor_split([32], 1)
+        x, seen = x + change, seen.sigmoid()
+        seen = self.vis_fc2(x * seen)
+        x = torch.cat([x, seen, depth], 1)
+        return self.sem_fc(x)[:, 0], self.rgb_fc(x)[:, 0]
+
+
+def _layers(*widths: int, last: nn.Module | None = None) -> nn.Sequential:
+    modules: list[nn.Module] = []
+    for inner, outer in zip(widths[:-1], widths[1:], strict=True):
+        modules += [nn.Linear(inner, outer), nn.ELU()]
+    return nn.Sequential(*modules[:-1], *([last] if last else []))
