@@ -20,6 +20,11 @@ for section in ("priors", "geometries", "fields"):
         config[section] = resolve(section, config.get(section) or {})
     except ValueError as error:
         raise WorkflowError(str(error)) from None
+# An overlay drops a row of a table by null.
+config["tables"] = {
+    table: {name: label for name, label in rows.items() if label is not None}
+    for table, rows in (config.get("tables") or {}).items()
+}
 validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.yaml"))
 
 DATASET = config["dataset"]
@@ -105,6 +110,7 @@ wildcard_constraints:
     field=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     recipe=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     fold=r"|/fold[0-9]",
+    table=r"table2|table3|table4|views|scenes",
     split=r"train|val|test",
     kind=r"priors|geometry|fields",
 
@@ -293,7 +299,7 @@ def fold_of(wildcards):
             f"config: priors: {wildcards.prior}: expected a training scene, found "
             f"{wildcards.scene}; remedy: a prior with folds is for training alone"
         )
-    return SPLITS["train"].index(wildcards.scene) % folds
+    return folds * SPLITS["train"].index(wildcards.scene) // len(SPLITS["train"])
 
 
 def prior_training_scenes(wildcards):
@@ -301,7 +307,8 @@ def prior_training_scenes(wildcards):
     scenes = SPLITS["train"]
     if wildcards.fold:
         fold, folds = int(wildcards.fold[-1]), prior(wildcards)["folds"]
-        scenes = [s for place, s in enumerate(scenes) if place % folds != fold]
+        count = len(scenes)
+        scenes = [s for place, s in enumerate(scenes) if folds * place // count != fold]
     return expand(
         "results/{dataset}/frames/{scene}.h5", dataset=wildcards.dataset, scene=scenes
     )
@@ -366,6 +373,12 @@ def targets_option(wildcards, input):
 def field_inputs(wildcards):
     """Name the maps and the geometry that a field's recipe builds on."""
     recipe, where = field(wildcards), f"results/{wildcards.dataset}"
+    if recipe["settings"].get("payload") == "logits":
+        if not config["priors"][recipe["prior"]]["settings"].get("logits"):
+            raise WorkflowError(
+                f"config: priors: {recipe['prior']}: settings: logits: expected true, "
+                f"as {wildcards.field} votes with logits, found false; remedy: set it"
+            )
     inputs = {
         "prior": f"{where}/priors/{recipe['prior']}/{wildcards.scene}.h5",
         "volume": f"{where}/geometry/{recipe['geometry']}/{wildcards.scene}.h5",
@@ -447,6 +460,31 @@ def split_scores(wildcards):
         field=HEADLINE,
         scene=SPLITS[wildcards.split],
     )
+
+
+def view_scores(wildcards):
+    """Name the 2D scores of the headline's fields that can be rendered."""
+    return expand(
+        "results/{dataset}/fields/{field}/views/{scene}.json",
+        dataset=wildcards.dataset,
+        field=[name for name in HEADLINE if "features" in config["fields"][name]],
+        scene=SPLITS[wildcards.split],
+    )
+
+
+def paper_table_scores(wildcards):
+    """Name what a table of the paper is filled with; some are about novel views."""
+    names = {
+        "dataset": wildcards.dataset,
+        "field": list(config["tables"][wildcards.table]),
+        "scene": SPLITS[wildcards.split],
+    }
+    about_views = wildcards.table in ("views", "scenes")
+    in_2d = "results/{dataset}/fields/{field}/views/{scene}.json"
+    return {
+        "scores": expand("results/{dataset}/fields/{field}/{scene}.json", **names),
+        "views": expand(in_2d, **names) if about_views else [],
+    }
 
 
 def geometry_scores(wildcards):

@@ -59,6 +59,72 @@ rule summarize:
         " --markdown {output.markdown:q} --html {output.html:q} > {log:q} 2>&1"
 
 
+rule summarize_views:
+    input:
+        view_scores,
+    output:
+        markdown="results/{dataset}/tables/views_{split}.md",
+        html=report(
+            "results/{dataset}/tables/views_{split}.html",
+            caption="../report/views_table.rst",
+            category="Summary",
+            labels={"split": "{split}", "table": "novel views in 2D"},
+        ),
+        fields="results/{dataset}/tables/views_{split}.csv",
+        classes="results/{dataset}/tables/views_{split}_classes.csv",
+        frames="results/{dataset}/tables/views_{split}_frames.csv",
+    log:
+        "results/{dataset}/logs/summarize_views/{split}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/summarize_views/{split}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        *code("summarize_views"),
+    message:
+        "Summing up novel views of the {wildcards.split} split of {wildcards.dataset}"
+    shell:
+        "python -m stages.summarize_views --scores {input:q}"
+        " --dataset {wildcards.dataset:q} --split {wildcards.split:q}"
+        " --fields {output.fields:q} --classes {output.classes:q}"
+        " --frames {output.frames:q} --markdown {output.markdown:q}"
+        " --html {output.html:q} > {log:q} 2>&1"
+
+
+rule print_paper_table:
+    input:
+        unpack(paper_table_scores),
+    output:
+        markdown="results/{dataset}/tables/paper/{table}_{split}.md",
+        html=report(
+            "results/{dataset}/tables/paper/{table}_{split}.html",
+            caption="../report/paper_table.rst",
+            category="The paper's tables",
+            labels={"table": "{table}", "split": "{split}"},
+        ),
+        csv="results/{dataset}/tables/paper/{table}_{split}.csv",
+    log:
+        "results/{dataset}/logs/print_paper_table/{table}_{split}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/print_paper_table/{table}_{split}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        *code("print_paper_table"),
+        rows=lambda wildcards: json.dumps(config["tables"][wildcards.table]),
+        comparable=lambda wildcards: config["datasets"][wildcards.dataset].get(
+            "paper_name", ""
+        ),
+    message:
+        "Putting our figures beside the paper's {wildcards.table}"
+    shell:
+        "python -m stages.print_paper_table --table {wildcards.table:q}"
+        " --dataset {wildcards.dataset:q} --split {wildcards.split:q}"
+        " --scores {input.scores:q} --views {input.views:q} --rows {params.rows:q}"
+        " --comparable {params.comparable:q} --markdown {output.markdown:q}"
+        " --html {output.html:q} --csv {output.csv:q} 2>&1 | tee {log:q}"
+
+
 rule plot_classes:
     input:
         "results/{dataset}/tables/{split}_classes.csv",

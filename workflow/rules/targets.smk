@@ -43,6 +43,38 @@ rule figures:
         ),
 
 
+# The tables of the paper, ours beside the published figures.
+rule table2:
+    input:
+        results("tables/paper/table2_{split}.md", split=SCORED_SPLITS),
+
+
+rule table3:
+    input:
+        results("tables/paper/table3_{split}.md", split=SCORED_SPLITS),
+
+
+rule table4:
+    input:
+        results("tables/paper/table4_{split}.md", split=SCORED_SPLITS),
+
+
+rule views:
+    input:
+        results("tables/paper/views_{split}.md", split=SCORED_SPLITS),
+
+
+rule scenes:
+    input:
+        results("tables/paper/scenes_{split}.md", split=SCORED_SPLITS),
+
+
+# Rendered frames that no view of the headline's fields was taken from.
+rule novel_views:
+    input:
+        results("tables/views_{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]),
+
+
 rule submission:
     input:
         results(
