@@ -56,7 +56,7 @@ def main(
         grid = Grid(surface.origin_world, surface.voxel_size_m, surface.tsdf.shape)
         vertices, faces = extract_surface(surface.tsdf, surface.weight, grid)
         started = time.monotonic()
-        scene = SceneInputs(kept, maps, surface, encoded)
+        scene = SceneInputs(kept, maps, surface, encoded, features)
         labels = field.label_points(vertices, scene)
         seconds = time.monotonic() - started
         log.info("%s: %d vertices labelled, %.1f s", kept.scene, len(vertices), seconds)

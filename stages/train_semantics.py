@@ -43,7 +43,7 @@ def main(
     paths = zip(frames, priors, surfaces, features, strict=True)
     samples = FieldSamples(
         [ScenePaths(*own) for own in paths],
-        network.picture_size,
+        encoder,
         sizes,
         data,
         training,

@@ -2,7 +2,7 @@
 
 A PLY that any viewer opens. Vertices are in world metres; `red green blue` is the
 colour, `label` the class id 0..19 (255 = no class), `confidence` the winner's share of
-the vote. Two comment lines carry scene, fingerprint and provenance.
+the vote. Comment lines carry scene, fingerprint and provenance.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from gnesf_core.errors import BadInput
 from gnesf_core.shapes import Float32, Int32, UInt8
 
 _MARK = "gnesf "
+_LONGEST_COMMENT = 900  # bytes: Open3D dies of lines of more than 1,023
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ def write_mesh(
     for values in (mesh.vertices_world, mesh.faces, *vertex.values()):
         digest.update(np.ascontiguousarray(values).data)
     about = {"scene": scene, "fingerprint": digest.hexdigest(), "provenance": made_by}
-    comments = (_MARK + json.dumps(about, sort_keys=True),)
+    text = json.dumps(about, sort_keys=True, separators=(",", ":"))  # ASCII
+    text = text.replace(" ", r"\u0020")  # readers strip the ends of a line
+    starts = range(0, len(text), _LONGEST_COMMENT)
+    comments = tuple(_MARK + text[at : at + _LONGEST_COMMENT] for at in starts)
     with publish(path) as temporary:
         write_ply(
             temporary, mesh.vertices_world, mesh.faces, vertex=vertex, comments=comments
@@ -62,7 +66,8 @@ def read_mesh(path: Path) -> tuple[LabelledMesh, dict[str, Any]]:
     if complaint is None:
         ply = read_ply(path)
         marked = [line for line in ply.comments if line.startswith(_MARK)]
-        about = json.loads(marked[0][len(_MARK) :]) if marked else None
+        text = "".join(line.removeprefix(_MARK) for line in marked)
+        about = json.loads(text) if marked else None
         complaint = ("header", "no such comment") if about is None else None
     if complaint is not None:
         raise BadInput(

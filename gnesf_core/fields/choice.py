@@ -57,7 +57,8 @@ def overlap(
     points = np.concatenate([share * range_m * rays for share in _DEPTHS])
     points_world = camera.transform(frames.world_from_camera[target], points)
     camera_from_world = camera.invert_rigid(frames.world_from_camera[list(others)])
-    own = camera.transform(camera_from_world, points_world[None])
+    shape = len(camera_from_world), *points_world.shape
+    own = camera.transform(camera_from_world, np.broadcast_to(points_world, shape))
     uv, depth_m = camera.project(own, frames.color_intrinsics)
     inside: Bool[np.ndarray, "n points"] = camera.in_image(uv, width, height)
     return (inside & (depth_m <= range_m)).mean(1)

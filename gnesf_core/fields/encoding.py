@@ -1,12 +1,15 @@
 """The encoding volume M of a scene, interpolated at any point."""
 
 import itertools
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from gnesf_core.data.store import SceneVolume
+from gnesf_core.errors import BadInput
 from gnesf_core.shapes import Float32, Float64, Int32
 
 _CORNERS = tuple(itertools.product((0, 1), repeat=3))
@@ -35,6 +38,18 @@ def encoding_of(volume: SceneVolume) -> Encoding:
     )
 
 
+def check_channels(encoding: Encoding, channels: int, where: Path | str) -> None:
+    """Refuse an encoding that a field's network was not made for."""
+    if encoding.features.shape[1] != channels:
+        raise BadInput(
+            where,
+            "features: encoding",
+            expected=f"the {channels} channels of the geometry that `features` names",
+            found=encoding.features.shape[1],
+            remedy="let fuse_features make the volume by that geometry",
+        )
+
+
 def no_encoding() -> Encoding:
     """Return an encoding that no voxel has, of no channels."""
     rows = torch.full((1, 1, 1), -1, dtype=torch.int32)
@@ -45,21 +60,20 @@ def sample_encoding(
     encoding: Encoding, points_world: Float64[Tensor, "n 3"]
 ) -> Float32[Tensor, "n channels"]:
     """Interpolate between the voxels that have an encoding; zeros where none has."""
-    blank = encoding.features.new_zeros(1, encoding.features.shape[1])
-    features = torch.cat([blank, encoding.features])
     index = (points_world - encoding.origin_world) / encoding.voxel_size_m
     first = index.floor()
-    fraction = (index - first).float()
+    steps = torch.tensor(_CORNERS, device=index.device)
+    fraction = (index - first).float()[:, None]
+    shares = torch.where(steps == 1, fraction, 1 - fraction).prod(-1)
+    ijk = first.long()[:, None] + steps
     limit = torch.tensor(encoding.rows.shape, device=index.device) - 1
-    total = features.new_zeros(len(index), features.shape[1])
-    weight = features.new_zeros(len(index), 1)
-    for corner in _CORNERS:
-        step = torch.tensor(corner, device=index.device)
-        ijk = first.long() + step
-        nearest = ijk.minimum(limit).clamp(min=0)
-        row = encoding.rows[tuple(nearest.T)].long()
-        known = (row >= 0) & (ijk == nearest).all(1)
-        share = torch.where(step == 1, fraction, 1 - fraction).prod(1) * known
-        total += share[:, None] * features[torch.where(known, row + 1, 0)]
-        weight += share[:, None]
-    return total / torch.where(weight > 0, weight, 1.0)
+    nearest = ijk.minimum(limit).clamp(min=0)
+    row = encoding.rows[tuple(nearest.unbind(-1))].long()
+    shares = shares * ((row >= 0) & (ijk == nearest).all(-1))
+    total = shares.sum(1, keepdim=True)
+    shares = shares / torch.where(total > 0, total, 1.0)
+    if not len(encoding.features):
+        return encoding.features.new_zeros(len(index), encoding.features.shape[1])
+    return embedding_bag(
+        row.clamp(min=0), encoding.features, per_sample_weights=shares, mode="sum"
+    )

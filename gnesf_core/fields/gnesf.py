@@ -1,7 +1,7 @@
 """The paper's field: source views vote on points, near surfaces that are given."""
 
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -10,13 +10,14 @@ from gnesf_core.config import GnesfConfig, NeuconConfig
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.errors import BadInput
 from gnesf_core.fields.choice import frames_of_kind
-from gnesf_core.fields.encoding import encoding_of, no_encoding
+from gnesf_core.fields.encoding import check_channels, encoding_of, no_encoding
 from gnesf_core.fields.interface import Field, PointLabels, SceneInputs
-from gnesf_core.fields.network import UNLEARNED, GnesfNetwork, Labels, Scene
-from gnesf_core.fields.sources import read_sources
+from gnesf_core.fields.network import UNLEARNED, GnesfNetwork, Labels, Maps, Scene
+from gnesf_core.fields.sources import Sources, read_sources
+from gnesf_core.fields.voting import vote_weights
 from gnesf_core.geometry.distance_field import distance_field
 from gnesf_core.labels import IGNORE
-from gnesf_core.shapes import Float
+from gnesf_core.shapes import Float, Float32
 from gnesf_core.training.loop import moved
 from gnesf_core.training.weights import load_into, read_weights
 
@@ -29,6 +30,8 @@ _NO_COLOR = 127  # of points that no view sees
 
 def build(settings: GnesfConfig, encoder: NeuconConfig, start: Path) -> GnesfNetwork:
     """Return the network with the picture encoder of a trained geometry."""
+    if settings.vote in UNLEARNED:
+        raise ValueError(f"there is nothing to learn in vote {settings.vote}")
     network = GnesfNetwork(settings, encoder)
     tensors, _ = read_weights(start)
     prefix = "encoder."
@@ -79,6 +82,15 @@ def _refuse(place: str, expected: str) -> NoReturn:
     )
 
 
+class ViewVote(NamedTuple):
+    """How one view votes on one point."""
+
+    position: int  # of the view among the kept frames
+    uv: tuple[float, float]  # where it sees the point, in pixels of its colour image
+    weight: float  # share of all votes
+    probabilities: Float32[np.ndarray, " classes"]  # what it says
+
+
 class GnesfField:
     """The network, as a field."""
 
@@ -97,26 +109,83 @@ class GnesfField:
         self, points_world: Float[np.ndarray, "n 3"], scene: SceneInputs
     ) -> PointLabels:
         """Let the nearest views that see a point vote on it."""
-        settings = self.network.settings
-        positions = frames_of_kind(scene.frames, settings.source_frames)
-        size, payload = self.network.picture_size, settings.payload
-        sources = read_sources(scene.frames, scene.prior, positions, size, payload)
-        sources = moved(sources, self._device)
-        geometry = moved(scene_of(scene), self._device)
-        maps = self.network.look(sources)
         points = torch.from_numpy(points_world).double().to(self._device)
+        known, most = self._known(scene), self.network.settings.views
         parts = [
-            self.network.label(geometry, sources, maps, chunk, settings.views)
-            for chunk in points.split(_CHUNK)
+            self.network.label(*known, chunk, most) for chunk in points.split(_CHUNK)
         ]
         return _point_labels(parts)
 
+    def explain(
+        self, point_world: Float[np.ndarray, " 3"], scene: SceneInputs
+    ) -> list[ViewVote]:
+        """Return how views vote on one point, the weightiest first.
 
-def scene_of(inputs: SceneInputs) -> Scene:
-    """Return the geometry that a field is asked about, on the CPU."""
-    features = inputs.features
-    encoding = no_encoding() if features is None else encoding_of(features)
-    return Scene(distance_field(inputs.surface), encoding)
+        A field that predicts classes directly has no votes but those on colours.
+        """
+        return self.explain_each(point_world[None], scene)[0]
+
+    @torch.inference_mode()
+    def explain_each(
+        self, points_world: Float[np.ndarray, "n 3"], scene: SceneInputs
+    ) -> list[list[ViewVote]]:
+        """Return how views vote on each of a few points; see `explain`."""
+        points = torch.from_numpy(points_world).double().to(self._device)
+        votes = self.network.ask(
+            *self._known(scene), points, self.network.settings.views
+        )
+        scores = votes.scores if votes.predicted is None else votes.color_scores
+        weights, _ = vote_weights(scores, votes.pairs.point, len(points))
+        said = votes.said
+        if self.network.settings.payload == "logits":
+            said = said.softmax(1)
+        frames = frames_of_kind(scene.frames, self.network.settings.source_frames)
+        scale = np.divide(scene.frames.color_size, self.network.picture_size)
+        uv = (votes.pairs.uv.cpu().numpy() + 0.5) * scale - 0.5
+        told: list[list[ViewVote]] = [[] for _ in points]
+        for point, view, at, weight, own in zip(
+            votes.pairs.point.tolist(),
+            votes.pairs.view.tolist(),
+            uv.tolist(),
+            weights.tolist(),
+            said.float().cpu().numpy(),
+            strict=True,
+        ):
+            told[point].append(ViewVote(int(frames[view]), tuple(at), weight, own))
+        return [sorted(own, key=lambda vote: -vote.weight) for own in told]
+
+    def _known(self, scene: SceneInputs) -> tuple[Scene, Sources, Maps]:
+        """Return all that points are judged by, on the device."""
+        settings = self.network.settings
+        positions = frames_of_kind(scene.frames, settings.source_frames).tolist()
+        if not positions:
+            raise BadInput(
+                scene.frames.path,
+                "frames",
+                expected=f"source views (`source_frames: {settings.source_frames}`)",
+                found="none",
+                remedy="choose other source frames in the field's recipe",
+            )
+        size, payload = self.network.picture_size, settings.payload
+        sources = read_sources(scene.frames, scene.prior, positions, size, payload)
+        sources = moved(sources, self._device)
+        geometry = scene_for(self.network, scene, self._device)
+        return geometry, sources, self.network.look(sources)
+
+
+def scene_for(
+    network: GnesfNetwork, inputs: SceneInputs, device: torch.device
+) -> Scene:
+    """Return the geometry that a network is asked about, on its device."""
+    encoding = no_encoding()
+    if network.settings.vote not in UNLEARNED:
+        if inputs.features is None:
+            _refuse("features", "the volume that gives points their encoding")
+        encoding = encoding_of(inputs.features)
+        where = inputs.features_path or inputs.frames.scene
+        check_channels(encoding, network.given_channels, where)
+    scene = moved(Scene(distance_field(inputs.surface), encoding), device)
+    return scene.to_be_asked_often(network.settings)
 
 
 def _point_labels(parts: list[Labels]) -> PointLabels:

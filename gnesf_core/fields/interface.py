@@ -11,6 +11,7 @@ them all.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,6 +28,7 @@ class SceneInputs:
     prior: PriorMaps  # of the same frames
     surface: DistanceGrid  # signed distances that the points were taken from
     features: SceneVolume | None = None  # its encoding is what learned fields are given
+    features_path: Path | None = None  # for errors to name
 
 
 class PointLabels(NamedTuple):

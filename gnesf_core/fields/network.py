@@ -31,12 +31,14 @@ from gnesf_core.fields.voting import (
     ReleasedVote,
     Sights,
     blend,
+    in_parts,
 )
 from gnesf_core.geometry.distance_field import (
     DistanceField,
     nearby_voxels,
     voxel_centres,
 )
+from gnesf_core.geometry.visibility import Occluders
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.nets.mnasnet import STRIDES, Pyramid
 from gnesf_core.shapes import Bool, Float, Float64
@@ -51,6 +53,13 @@ class Scene(NamedTuple):
 
     field: DistanceField
     encoding: Encoding
+    occluders: Occluders | None = None  # of the field, where it is on a CPU
+
+    def to_be_asked_often(self, settings: GnesfConfig) -> "Scene":
+        """Return the scene with its occluders, if they matter and take time to make."""
+        if settings.visibility != "sdf" or self.field.tsdf.device.type != "cpu":
+            return self
+        return self._replace(occluders=Occluders(self.field, settings.unobserved))
 
 
 class Labels(NamedTuple):
@@ -59,6 +68,17 @@ class Labels(NamedTuple):
     semantic: Float[Tensor, "n classes"]  # probabilities; zeros where no view sees
     color: Float[Tensor, "n 3"]  # 0..1
     seen: Bool[Tensor, " n"]  # points that some view votes on
+
+
+class Votes(NamedTuple):
+    """What views say of points, and how much that counts."""
+
+    pairs: Pairs
+    said: Float[Tensor, "pairs classes"]  # probabilities, or logits
+    color: Float[Tensor, "pairs 3"]  # 0..1
+    scores: Float[Tensor, " pairs"]
+    color_scores: Float[Tensor, " pairs"]
+    predicted: Float[Tensor, "n classes"] | None  # in place of what is voted
 
 
 class Rendered(NamedTuple):
@@ -77,6 +97,7 @@ class GnesfNetwork(nn.Module):
         super().__init__()
         self.settings = settings
         self.picture_size = encoder.image_width, encoder.image_height
+        self.given_channels = encoder.channels  # of the encoding M
         if settings.vote in UNLEARNED:
             return
         self.encoder = Pyramid(encoder.encoder_width).requires_grad_(
@@ -118,13 +139,12 @@ class GnesfNetwork(nn.Module):
     def visible_pairs(
         self, scene: Scene, sources: Sources, points_world: Float64[Tensor, "n 3"]
     ) -> Pairs:
-        """Return which views may vote on which points: see `sources`."""
+        """Return which views have which points in sight, whatever they say of them."""
         s = self.settings
         pairs = pairs_in_view(sources, points_world, s.far_m)
-        _, known = said_by_prior(sources, pairs)
-        pairs = pairs.only(known)
         origins, targets = sources.centres_world[pairs.view], points_world[pairs.point]
-        rules = s.visibility, s.unobserved
+        on_cpu = points_world.device.type == "cpu"
+        rules = s.visibility, s.unobserved, scene.occluders if on_cpu else None
         return pairs.only(~hidden(scene.field, origins, targets, *rules))
 
     def label(
@@ -136,47 +156,55 @@ class GnesfNetwork(nn.Module):
         most_views: int | None = None,
     ) -> Labels:
         """Return what the views say of points: all, or the so many nearest of each."""
-        pairs = self.visible_pairs(scene, sources, points_world)
-        if self.settings.vote == "nearest":
-            most_views = 1
-        if most_views is not None:
-            distance_m = _displacement(sources, pairs, points_world).norm(dim=1)
-            pairs = nearest_pairs(pairs, distance_m, most_views)
-        return self._voted(scene, sources, maps, points_world, pairs)
+        votes = self.ask(scene, sources, maps, points_world, most_views)
+        point, count = votes.pairs.point, len(points_world)
+        color, _ = blend(votes.color_scores, votes.color, point, count)
+        semantic, seen = blend(votes.scores, votes.said, point, count)
+        if votes.predicted is not None:
+            semantic = votes.predicted * seen[:, None]
+        elif self.settings.payload == "logits":
+            semantic = semantic.softmax(1) * seen[:, None]
+        return Labels(semantic, color, seen)
 
-    def _voted(
+    def ask(
         self,
         scene: Scene,
         sources: Sources,
         maps: Maps,
         points_world: Float64[Tensor, "n 3"],
-        pairs: Pairs,
-    ) -> Labels:
-        count, s = len(points_world), self.settings
-        said, _ = said_by_prior(sources, pairs)
+        most_views: int | None = None,
+    ) -> Votes:
+        """Return what each view says of points, and how much that counts."""
+        pairs = self.visible_pairs(scene, sources, points_world)
+        said, known = said_by_prior(sources, pairs)
+        pairs, said = pairs.only(known), said[known]
+        displacement = _displacement(sources, pairs, points_world)
+        s = self.settings
+        most_views = 1 if s.vote == "nearest" else most_views
+        if most_views is not None:
+            pairs = nearest_pairs(pairs, displacement.norm(dim=1), most_views)
+            displacement = _displacement(sources, pairs, points_world)
+            said, _ = said_by_prior(sources, pairs)
         color = said_in_color(sources, pairs)
         if s.vote in UNLEARNED:
             equal = color.new_zeros(len(color))
-            semantic, seen = blend(equal, said, pairs.point, count)
-            return Labels(semantic, blend(equal, color, pairs.point, count)[0], seen)
+            return Votes(pairs, said, color, equal, equal, None)
         sights = Sights(
             pairs.point,
-            _features(maps, pairs),
+            # Autocast would round means and sums over views.
+            _features(maps, pairs).float(),
             color,
             said.softmax(1) if s.payload == "logits" else said,
-            _displacement(sources, pairs, points_world).float(),
-            pairs.depth_m.float(),
+            displacement.float(),
+            pairs.depth_m,
             sample_encoding(scene.encoding, points_world),
+            len(sources.pictures),
         )
-        voter = self.vote.vote if s.vote == "direct" else self.vote
-        for_classes, for_colors = voter(sights)
-        blended, _ = blend(for_colors, color, pairs.point, count)
-        semantic, seen = blend(for_classes, said, pairs.point, count)
-        if s.vote == "direct":
-            semantic = self.vote(sights) * seen[:, None]
-        elif s.payload == "logits":
-            semantic = semantic.softmax(1) * seen[:, None]
-        return Labels(semantic, blended, seen)
+        is_direct = s.vote == "direct"
+        voter = self.vote.vote if is_direct else self.vote
+        scores, color_scores = (values.float() for values in in_parts(voter, sights))
+        predicted = self.vote(sights).float() if is_direct else None
+        return Votes(pairs, said, color, scores, color_scores, predicted)
 
     def render(
         self, scene: Scene, sources: Sources, maps: Maps, rays: Rays

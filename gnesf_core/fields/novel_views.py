@@ -13,7 +13,7 @@ import torch
 from gnesf_core.data.store import Frames, quantize_probabilities
 from gnesf_core.errors import BadInput
 from gnesf_core.fields.choice import frames_of_kind, nearest_useful
-from gnesf_core.fields.gnesf import scene_of
+from gnesf_core.fields.gnesf import scene_for
 from gnesf_core.fields.interface import SceneInputs
 from gnesf_core.fields.network import GnesfNetwork, Rendered
 from gnesf_core.fields.rays import Rays
@@ -67,7 +67,7 @@ class ViewRenderer:
         device: torch.device,
     ) -> None:
         self._network, self._inputs = network, inputs
-        self._scene = moved(scene_of(inputs), device)
+        self._scene = scene_for(network, inputs, device)
         self._size, self._device = size, device
 
     @torch.inference_mode()
@@ -130,11 +130,10 @@ def _view(
     semantic, color, distance_m, known = (
         torch.cat(own).cpu() for own in zip(*parts, strict=True)
     )
-    semantic = torch.where(known[:, None], semantic.float(), 0.0)
     color = (color * 255).round().clamp(0, 255).to(torch.uint8)
     color = torch.where(known[:, None], color, _NO_COLOR)
     return View(
-        quantize_probabilities(semantic.T.reshape(-1, *rows).numpy()),
+        quantize_probabilities(semantic.float().T.reshape(-1, *rows).numpy()),
         color.reshape(*rows, 3).numpy(),
         distance_m.float().reshape(rows).numpy(),
         known.reshape(rows).numpy(),

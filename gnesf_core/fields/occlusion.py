@@ -1,7 +1,5 @@
 """Which points a view does not see although they lie in its picture."""
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -18,8 +16,11 @@ def hidden(
     points_world: Float64[Tensor, "n 3"],
     rule: str,
     unobserved: str,
+    occluders: Occluders | None = None,
 ) -> Bool[Tensor, " n"]:
     """Tell which points are hidden from cameras at `origins_world`, by a rule.
+
+    The field's `occluders` take time to make: whoever asks again brings them along.
 
     sdf           distances go positive, negative, positive on the way (paper, 4.2)
     ten-samples   two changes of sign among ten samples (the released code)
@@ -32,17 +33,8 @@ def hidden(
     if rule == "ten-samples":
         return _two_changes(field, origins_world, points_world)
     assert rule == "sdf"
-    make = _kept_occluders if field.tsdf.device.type == "cpu" else Occluders
-    return make(field, unobserved).occluded(origins_world, points_world)
-
-
-@lru_cache(maxsize=64)
-def _kept_occluders(field: DistanceField, unobserved: str) -> Occluders:
-    """Return the occluders of the very same tensors as before, or make them.
-
-    On a CPU they take longer to make than to ask, and a training comes back to a scene.
-    """
-    return Occluders(field, unobserved)
+    occluders = occluders or Occluders(field, unobserved)
+    return occluders.occluded(origins_world, points_world)
 
 
 def _two_changes(

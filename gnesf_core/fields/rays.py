@@ -48,16 +48,24 @@ def sdf_weights(
 
     Infinite distances are far from any surface, and NaN is unknown: neither counts.
     """
-    weights = torch.sigmoid(sdf_m / truncation_m) * torch.sigmoid(-sdf_m / truncation_m)
+    weights = _nearness(sdf_m, truncation_m)
     crossing = (sdf_m[:, :-1] > 0) & (sdf_m[:, 1:] <= 0)
     hit = crossing.any(1)
     # The first of equals: argmax of whole numbers says so, of booleans it need not.
     first = crossing.int().argmax(1, keepdim=True)
-    surface_m = distance_m.gather(1, first + 1)
-    counted = (distance_m <= surface_m + truncation_m) & hit[:, None]
-    weights = torch.where(counted, weights.nan_to_num(), 0.0)
+    surface_m = distance_m.gather(1, first)
+    counted = (distance_m < surface_m + truncation_m) & hit[:, None]
+    weights = torch.where(counted, weights, 0.0)
     total = weights.sum(1, keepdim=True)
     return weights / torch.where(total > 0, total, 1.0), hit & (total[:, 0] > 0)
+
+
+def _nearness(
+    sdf_m: Float[Tensor, "rays samples"], truncation_m: float
+) -> Float[Tensor, "rays samples"]:
+    """Return Eq. 8; 0 where nothing is known."""
+    near = torch.sigmoid(sdf_m / truncation_m) * torch.sigmoid(-sdf_m / truncation_m)
+    return near.nan_to_num()
 
 
 def sdf_along(
@@ -93,7 +101,10 @@ def sample_rays(
     width_m = (far_m - near_m) / coarse
     distance_m = near_m + (steps + within) * width_m
     sdf_m = sdf_along(field, rays, distance_m)
-    weights, _ = sdf_weights(sdf_m, distance_m, truncation_m)
+    weights, hit = sdf_weights(sdf_m, distance_m, truncation_m)
+    # A surface may hide between two samples: whatever is near one is looked at again.
+    near = _nearness(sdf_m, truncation_m)
+    weights = torch.where(hit[:, None], weights, near)
     edges_m = near_m + width_m * torch.arange(coarse + 1, device=device).double()
     offsets = _offsets((size[0], fine), jittered, device)
     added_m = _where_weighty(weights.double(), edges_m, offsets)

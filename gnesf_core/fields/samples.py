@@ -14,11 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnesf_core.config import GnesfConfig, RayDataConfig, TrainingConfig
+from gnesf_core.config import (
+    GnesfConfig,
+    NeuconConfig,
+    RayDataConfig,
+    TrainingConfig,
+)
 from gnesf_core.data.store import Frames, PriorMaps, VolumeFile
 from gnesf_core.errors import BadInput
 from gnesf_core.fields.choice import frames_of_kind, nearest_useful
-from gnesf_core.fields.encoding import encoding_of
+from gnesf_core.fields.encoding import check_channels, encoding_of
 from gnesf_core.fields.network import Scene
 from gnesf_core.fields.rays import Rays
 from gnesf_core.fields.sources import Sources, read_sources
@@ -69,15 +74,18 @@ class FieldSamples:
     def __init__(
         self,
         paths: Sequence[ScenePaths],
-        picture_size: tuple[int, int],
+        encoder: NeuconConfig,
         settings: GnesfConfig,
         data: RayDataConfig,
         training: TrainingConfig,
     ) -> None:
         self._paths = list(paths)
-        self._picture_size = picture_size
+        self._picture_size = encoder.image_width, encoder.image_height
         self._settings, self._data = settings, data
+        self._channels = encoder.channels
         self._seed = training.seed
+        # A scene that goes to another process is not the same there the next time.
+        self._shares_process = training.workers == 0
         self._open: dict[int, _OpenScene] = {}
         self.fingerprints: dict[str, str] = {}  # by what and scene
         self._targets: dict[int, Int64[np.ndarray, " n"]] = {}  # frames, by scene
@@ -166,14 +174,18 @@ class FieldSamples:
                 oldest = self._open.pop(next(iter(self._open)))
                 oldest.frames.close()
                 oldest.prior.close()
-            self._open[number] = open_scene(self._paths[number])
+            opened = open_scene(self._paths[number], self._channels)
+            if self._shares_process:
+                scene = opened.scene.to_be_asked_often(self._settings)
+                opened = opened._replace(scene=scene)
+            self._open[number] = opened
         return self._open[number]
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_open": {}}
 
 
-def open_scene(paths: ScenePaths) -> _OpenScene:
+def open_scene(paths: ScenePaths, channels: int) -> _OpenScene:
     """Open the files of a scene, refusing those that do not belong together."""
     frames = Frames(paths.frames)
     prior = PriorMaps(paths.prior, frames)
@@ -181,6 +193,7 @@ def open_scene(paths: ScenePaths) -> _OpenScene:
         field = distance_field(surface.volume().surface)
     with VolumeFile(paths.features, frames) as features:
         encoding = encoding_of(features.volume())
+    check_channels(encoding, channels, paths.features)
     tensors = field.tsdf, field.observed, encoding.rows, encoding.features
     nbytes = sum(tensor.nbytes for tensor in tensors)
     return _OpenScene(frames, prior, Scene(field, encoding), nbytes)

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from gnesf_core.data.store import Frames, PriorMaps
 from gnesf_core.errors import BadInput
 from gnesf_core.geometry import camera
-from gnesf_core.geometry.sampling import sample_image
+from gnesf_core.geometry.sampling import four_pixels
 from gnesf_core.nets.pictures import frame_picture
 from gnesf_core.shapes import Bool, Float, Float64, Int64, Shaped, UInt8
 
@@ -31,16 +32,17 @@ class Sources(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Which view may vote on which point, view by view."""
+    """Which view may vote on which point, point by point, in the order of the views."""
 
     view: Int64[Tensor, " pairs"]
     point: Int64[Tensor, " pairs"]
-    uv: Float64[Tensor, "pairs 2"]  # pixels of the view's picture
-    depth_m: Float64[Tensor, " pairs"]
+    uv: Float[Tensor, "pairs 2"]  # pixels of the view's picture
+    depth_m: Float[Tensor, " pairs"]
 
     def only(self, kept: Bool[Tensor, " pairs"]) -> "Pairs":
-        """Return some of the pairs."""
-        return Pairs(*(values[kept] for values in self))
+        """Return some of the pairs, in their order."""
+        rows = kept.nonzero()[:, 0]
+        return Pairs(*(values.index_select(0, rows) for values in self))
 
 
 def read_sources(
@@ -56,9 +58,11 @@ def read_sources(
     )
     poses = frames.world_from_camera[list(positions)]
     maps = [_map(frames, prior, position, payload) for position in positions]
+    pictures = [frame_picture(frames, position, size) for position in positions]
+    together = {"memory_format": torch.channels_last}  # as `sample_maps` reads them
     return Sources(
-        torch.stack([frame_picture(frames, position, size) for position in positions]),
-        torch.from_numpy(np.stack(maps)),
+        torch.stack(pictures).contiguous(**together),
+        torch.from_numpy(np.stack(maps)).contiguous(**together),
         torch.from_numpy(camera.pixel_from_world(intrinsics, poses)),
         torch.from_numpy(poses[:, :3, 3].copy()),
     )
@@ -92,18 +96,19 @@ def pairs_in_view(
 ) -> Pairs:
     """Return which views have which points in their picture, hidden or not."""
     height, width = sources.pictures.shape[2:]
-    found = []
-    for view, matrix in enumerate(sources.pixel_from_world):
+    uv, depths = [], []
+    for matrix in sources.pixel_from_world:
         projected = points_world @ matrix[:, :3].T + matrix[:, 3]
         depth_m = projected[:, 2]
         in_front = (depth_m > 0) & (depth_m <= far_m)
-        divisor = torch.where(in_front, depth_m, 1.0)
-        uv = projected[:, :2] / divisor[:, None]
-        inside = in_front & camera.in_image(uv, width, height)
-        point = inside.nonzero()[:, 0]
-        same = torch.full_like(point, view)
-        found.append(Pairs(same, point, uv[point], depth_m[point]))
-    return Pairs(*(torch.cat(part) for part in zip(*found, strict=True)))
+        divisor = torch.where(in_front, depth_m, torch.inf)
+        # Positions are rounded only now: they are small numbers from here on.
+        uv.append((projected[:, :2] / divisor[:, None]).float())
+        depths.append(torch.where(in_front, depth_m, -1.0).float())
+    all_uv, all_depths = torch.stack(uv, 1), torch.stack(depths, 1)
+    inside = (all_depths > 0) & camera.in_image(all_uv, width, height)
+    point, view = inside.nonzero(as_tuple=True)
+    return Pairs(view, point, all_uv[point, view], all_depths[point, view])
 
 
 def nearest_pairs(
@@ -112,12 +117,11 @@ def nearest_pairs(
     """Return each point's nearest views, at most so many; the first of equals."""
     order = distance_m.argsort(stable=True)
     order = order[pairs.point[order].argsort(stable=True)]
-    point = pairs.point[order]
-    # A pair's rank is its distance from the first pair of its point.
-    place = torch.arange(len(point), device=point.device)
-    starts = torch.ones_like(point, dtype=torch.bool)
-    starts[1:] = point[1:] != point[:-1]
-    rank = place - place.where(starts, 0).cummax(0).values
+    # Sorted by point they are at the places where they were; so are the ranks.
+    place = torch.arange(len(order), device=order.device)
+    starts = torch.ones_like(order, dtype=torch.bool)
+    starts[1:] = pairs.point[1:] != pairs.point[:-1]
+    rank = place - torch.where(starts, place, 0).cummax(0).values
     kept = torch.zeros_like(starts)
     kept[order] = rank < most
     return pairs.only(kept)
@@ -126,17 +130,26 @@ def nearest_pairs(
 def sample_maps(
     maps: Shaped[Tensor, "views c mh mw"], pairs: Pairs, uv: Float[Tensor, "pairs 2"]
 ) -> Float[Tensor, "pairs c"]:
-    """Interpolate each view's map at its pairs, `uv` being pixels of the map."""
-    sizes = pairs.view.bincount(minlength=len(maps)).tolist()
-    parts = [
-        sample_image(own, at) for own, at in zip(maps, uv.split(sizes), strict=True)
-    ]
-    return torch.cat(parts)
+    """Interpolate each view's map at its pairs, `uv` being pixels of the map.
+
+    Maps with channels side by side in memory are read where they are.
+    """
+    _, channels, height, width = maps.shape
+    rows = maps.permute(0, 2, 3, 1).reshape(-1, channels)
+    pixels, weights = four_pixels(uv, width, height)
+    pixels = pixels + (height * width * pairs.view)[:, None]
+    if rows.is_floating_point():
+        return embedding_bag(
+            pixels, rows, per_sample_weights=weights.to(rows.dtype), mode="sum"
+        )
+    corners = zip(pixels.unbind(1), weights.float().unbind(1), strict=True)
+    parts = [rows.index_select(0, at) * weight[:, None] for at, weight in corners]
+    return torch.stack(parts).sum(0)
 
 
 def covering_uv(
     sources: Sources, maps: Shaped[Tensor, "views c mh mw"], pairs: Pairs
-) -> Float64[Tensor, "pairs 2"]:
+) -> Float[Tensor, "pairs 2"]:
     """Return where pairs are on maps that cover the picture at another size."""
     own = torch.tensor(maps.shape[:1:-1], device=maps.device)
     whole = torch.tensor(sources.pictures.shape[:1:-1], device=maps.device)

@@ -23,7 +23,7 @@ def sample_image(
     """
     height, width = image.shape[1:]
     values = image if image.is_floating_point() else image.float()
-    pixels, weights = _four_pixels(uv, width, height)
+    pixels, weights = four_pixels(uv, width, height)
     # Four rows of contiguous channels are weighted and summed in one pass: three times
     # as fast as indexing, and unlike `grid_sample` exact at pixel centres.
     return embedding_bag(
@@ -34,7 +34,7 @@ def sample_image(
     )
 
 
-def _four_pixels(
+def four_pixels(
     uv: Float[Tensor, "points 2"], width: int, height: int
 ) -> tuple[Int64[Tensor, "points 4"], Float[Tensor, "points 4"]]:
     """Return the flat indices of the pixels around each point, and their weights."""

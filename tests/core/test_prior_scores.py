@@ -9,7 +9,7 @@ import pytest
 from gnesf_core.data import store
 from gnesf_core.data.provenance import provenance
 from gnesf_core.errors import BadInput
-from gnesf_core.evaluation import prior_summary
+from gnesf_core.evaluation import pooling, prior_summary
 from gnesf_core.evaluation.prior import decide, entropy, resize, score_prior
 from gnesf_core.labels import CLASS_NAMES, IGNORE
 from tests.made_up import write_frames_file
@@ -121,7 +121,7 @@ def test_a_perfect_prior_at_full_resolution_scores_one(tmp_path):
     result, _ = scored(tmp_path, "scene0000_00", [truth], [one_hot(truth)])
 
     lines = prior_summary.per_prior([result], [])[0]
-    names = [f"{p}_{m}" for p in prior_summary.POOLINGS for m in prior_summary.MEASURES]
+    names = [f"{p}_{m}" for p in pooling.POOLINGS for m in pooling.MEASURES]
     assert len(names) == 9
     assert {lines[name] for name in names} == {1.0}
     assert lines["calibration_error"] == 0.0

@@ -44,7 +44,7 @@ def along_x(count=3):
     return Rays(origins, directions)
 
 
-def sampled(field, rays=None, jittered=False, truncation_m=0.05, counts=COUNTS):
+def sampled(field, rays=None, jittered=False, truncation_m=0.02, counts=COUNTS):
     rays = along_x() if rays is None else rays
     return sample_rays(field, rays, RANGE_M, counts, truncation_m, jittered)
 
@@ -52,14 +52,14 @@ def sampled(field, rays=None, jittered=False, truncation_m=0.05, counts=COUNTS):
 def by_the_equations(sdf, distance, truncation):
     """Weigh one ray's samples, one by one: Eq. 8, then what is cut off, then Eq. 9."""
     end = None
-    for before, after, at in zip(sdf[:-1], sdf[1:], distance[1:], strict=True):
+    for before, after, at in zip(sdf[:-1], sdf[1:], distance[:-1], strict=True):
         if before > 0 and after <= 0:
             end = at + truncation
             break
     weights = []
     for value, at in zip(sdf, distance, strict=True):
         s = 1 / (1 + math.exp(-value / truncation))
-        weights.append(s * (1 - s) if end is not None and at <= end else 0.0)
+        weights.append(s * (1 - s) if end is not None and at < end else 0.0)
     total = sum(weights)
     return [w / total if total else 0.0 for w in weights], end is not None
 
@@ -105,7 +105,7 @@ def test_nothing_counts_beyond_the_first_surface():
     field.tsdf[70:] = -0.5  # another wall, at 2.8 m
     samples = sampled(field)
     assert samples.hit.all()
-    far = samples.distance_m > 0.86 + 0.05 + 4.0 / 32  # the sample after the surface
+    far = samples.distance_m > 0.86 + 0.02
     assert not samples.weights[far].any()
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from gnesf_core.fields import voting
 from gnesf_core.fields.voting import (
     DirectSemantics,
     PaperVote,
@@ -13,11 +14,13 @@ from gnesf_core.fields.voting import (
     SplitLinear,
     blend,
     entropy,
+    in_parts,
     mean_and_variance,
     vote_weights,
 )
 
 FEATURES, ENCODING, CLASSES, POINTS = 5, 4, 6, 7
+VIEWS = 5
 NETWORKS = ("paper", "depth", "informed", "released")
 
 
@@ -26,7 +29,11 @@ def network_of(kind, seed=0):
     if kind == "released":
         return ReleasedVote(FEATURES, ENCODING).double()
     sees = kind != "depth", kind == "informed"
-    return PaperVote(FEATURES, ENCODING, CLASSES, (8, 6), *sees).double()
+    network = PaperVote(FEATURES, ENCODING, CLASSES, (8, 6), *sees).double()
+    # As if it had learned something: untrained heads let all views count alike.
+    for head in (network.semantic, network.color):
+        nn.init.normal_(head.weight)
+    return network
 
 
 def random_sights(seed=0, counts=(3, 1, 0, 5, 2, 4, 1)):
@@ -41,13 +48,13 @@ def random_sights(seed=0, counts=(3, 1, 0, 5, 2, 4, 1)):
         rng.normal(size=(count, 3)), rng.uniform(0.5, 4, count),
         rng.normal(size=(len(counts), ENCODING)),
     ]  # fmt: skip
-    return Sights(point, *map(torch.from_numpy, values))
+    return Sights(point, *map(torch.from_numpy, values), VIEWS)
 
 
 def chosen(sights, order):
     """Return some of the pairs, in an order."""
-    *of_pairs, encoding = sights
-    return Sights(*(values[order] for values in of_pairs), encoding)
+    *of_pairs, encoding, views = sights
+    return Sights(*(values[order] for values in of_pairs), encoding, views)
 
 
 def voted(network, sights):
@@ -191,6 +198,34 @@ def test_entropy_of_one_class_is_zero_and_of_all_alike_is_log_n():
     said = torch.tensor([[1.0, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]])
     expected = torch.tensor([[0.0], [np.log(4)]], dtype=torch.float32)
     torch.testing.assert_close(entropy(said), expected)
+
+
+def test_untrained_votes_count_alike():
+    network = PaperVote(FEATURES, ENCODING, CLASSES, (8, 6), True, False).double()
+    sights = random_sights()
+    found = voted(network, sights)[3, :CLASSES]
+    expected = sights.said[sights.point == 3].mean(0)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("part", [1, 3, 4, 7, 100])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_points_can_be_voted_on_part_by_part(kind, part, monkeypatch):
+    network, sights = network_of(kind), random_sights()
+    sights = chosen(sights, sights.point.argsort(stable=True))
+
+    def of(scores):
+        network.zero_grad()
+        features = sights.features.clone().requires_grad_()
+        told = scores(sights._replace(features=features))
+        (told[0].square().sum() + told[1].exp().sum()).backward()
+        grads = [p.grad.clone() for p in network.parameters()]
+        return [*told, features.grad, *grads]
+
+    whole = of(network)
+    monkeypatch.setattr(voting, "_PART", part)
+    for found, expected in zip(of(lambda s: in_parts(network, s)), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

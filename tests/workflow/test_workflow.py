@@ -17,11 +17,14 @@ from gnesf_core.config import (
     FramesConfig,
     FusedDepthConfig,
     FusionConfig,
+    GnesfConfig,
     LabelsPriorConfig,
     Mask2FormerConfig,
     NeuconConfig,
     NoisyLabelsConfig,
+    NovelViewsConfig,
     PlaneSweepConfig,
+    RayDataConfig,
     SegmentationDataConfig,
     SynthRoomsConfig,
     SynthRoomsCounts,
@@ -58,20 +61,24 @@ def test_a_bare_clone_plans_the_whole_demo(tree):
     jobs = tree.planned()
     assert jobs["synthesize_scene"] == 36 and jobs["synthesize_test_scene"] == 2
     assert jobs["extract_frames"] == 38 and jobs["train_prior"] == 1
-    scenes, priors, geometries, fields = 4, 3, 3, 4
+    scenes, priors, geometries, fields = 4, 3, 3, 5
+    learned_from = 16  # scenes: votes need less than what they are made of
     assert jobs["fuse_targets"] == 32 + scenes and jobs["train_sdf"] == 1
-    assert jobs["plot_scene"] == jobs["plot_geometry"] == scenes
-    assert jobs["fuse_features"] == jobs["evaluate_geometry"] == scenes * geometries
-    assert jobs["cache_prior"] == jobs["evaluate_prior"] == scenes * priors
+    assert jobs["plot_scene"] == jobs["plot_geometry"] == jobs["plot_field"] == scenes
+    assert jobs["evaluate_geometry"] == scenes * geometries
+    assert jobs["fuse_features"] == scenes * geometries + 2 * learned_from
+    assert jobs["evaluate_prior"] == scenes * priors
+    assert jobs["cache_prior"] == scenes * priors + learned_from
+    assert jobs["train_semantics"] == 1
     assert jobs["extract_mesh"] == jobs["evaluate_scene"] == scenes * fields
     assert jobs["summarize"] == jobs["summarize_priors"] == 1
-    assert jobs["summarize_geometries"] == 1 and jobs["plot_training"] == 2
+    assert jobs["summarize_geometries"] == 1 and jobs["plot_training"] == 3
 
 
 def test_the_run_ends_in_tables_pictures_and_meshes(finished):
     results = finished.root / "results/synthrooms"
     table = (results / "tables/val.md").read_text()
-    assert "| oracle |" in table and "| mask2former-mean |" in table
+    assert all(f"| {name} |" in table for name in ("oracle", "gnesf-mesh", "gnesf"))
     table = (results / "tables/priors_val.md").read_text()
     assert "| mask2former |" in table and "| labels |" in table
     table = (results / "tables/geometries_val.md").read_text()
@@ -82,6 +89,8 @@ def test_the_run_ends_in_tables_pictures_and_meshes(finished):
     assert (results / "figures/priors/mask2former/training.svg").exists()
     assert (results / "fields/oracle/scene0001_00.ply").stat().st_size > 10_000
     assert (results / "figures/scenes/scene0001_00.png").exists()
+    assert (results / "figures/fields/gnesf-mesh/scene0001_00.png").exists()
+    assert (results / "figures/fields/gnesf/training.svg").exists()
     leftovers = [p for p in results.rglob("*") if p.name.endswith(".partial")]
     assert not leftovers
 
@@ -100,13 +109,14 @@ def test_a_comment_or_docstring_reruns_nothing(changed):
 
 
 SCORED = {"evaluate_scene", "summarize", "plot_classes", "all"}
-MESHED = SCORED | {"extract_mesh", "plot_scene"}
+MESHED = SCORED | {"extract_mesh", "plot_scene", "plot_field"}
+VOTED = MESHED | {"train_semantics", "plot_training"}
 JUDGED = {"evaluate_prior", "summarize_priors", "all"}
 CACHED = MESHED | JUDGED | {"cache_prior", "plot_prior"}
-TRAINED = CACHED | {"train_prior", "plot_training"}
+TRAINED = CACHED | VOTED | {"train_prior"}
 MEASURED = {"evaluate_geometry", "summarize_geometries", "plot_geometry", "all"}
-FUSED = MEASURED | {"fuse_features"}  # all of them: fields see new volumes too
-LEARNED = FUSED | {"train_sdf", "plot_training"}
+FUSED = VOTED | MEASURED | {"fuse_features"}  # fields see new volumes too
+LEARNED = FUSED | {"train_sdf"}
 
 
 @pytest.mark.parametrize(
@@ -127,8 +137,11 @@ LEARNED = FUSED | {"train_sdf", "plot_training"}
         ("gnesf_core/geometries/training.py", "_SATURATED = 0.999",
          "_SATURATED = 0.998", LEARNED),
         ("gnesf_core/priors/labels.py", "areas.ravel(), count)",
-         "+areas.ravel(), count)", CACHED),
-        ("gnesf_core/fields/fusion.py", "_NO_COLOR = 127", "_NO_COLOR = 128", MESHED),
+         "+areas.ravel(), count)", CACHED - {"plot_field"}),
+        ("gnesf_core/fields/fusion.py", "_NO_COLOR = 127", "_NO_COLOR = 128",
+         MESHED - {"plot_field"}),
+        ("gnesf_core/fields/gnesf.py", "_NO_COLOR = 127", "_NO_COLOR = 128", VOTED),
+        ("gnesf_core/fields/training.py", "_LEAST = 1e-4", "_LEAST = 1e-5", VOTED),
     ],
 )  # fmt: skip
 def test_an_edit_reruns_the_stages_that_use_it_and_what_follows(
@@ -259,6 +272,7 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
         "synthrooms": (SynthRoomsConfig, SynthRoomsCounts),
         "frames": (FramesConfig,), "targets": (TargetsConfig,),
         "evaluation": (EvaluationConfig,),
+        "novel_views": (NovelViewsConfig,),
     }  # fmt: skip
     for section, dataclasses in sections.items():
         names = {name for d in dataclasses for name in d.__dataclass_fields__}
@@ -276,6 +290,8 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
         "noisy_labels": (NoisyLabelsConfig, priors["noisy-labels"]["settings"]),
         "folder_prior": (FolderPriorConfig, None),
         "fusion": (FusionConfig, config["fields"]["oracle"]["settings"]),
+        "gnesf": (GnesfConfig, config["fields"]["gnesf"]["settings"]),
+        "ray_data": (RayDataConfig, config["fields"]["gnesf"]["data"]),
         "neucon": (NeuconConfig, neucon["settings"]),
         "fragment_data": (FragmentDataConfig, neucon["data"]),
         "plane_sweep": (PlaneSweepConfig, geometries["plane-sweep"]["settings"]),

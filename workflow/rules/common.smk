@@ -519,7 +519,7 @@ GEOMETRY_RESULTS = (
         geometry=geometry.trained(GEOMETRIES),
     )
 )
-# Tables and pictures of the headline's fields.
+# Tables and pictures of the headline's fields; how its first learned one votes.
 FIELD_RESULTS = (
     results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"])
     + results("figures/{split}_classes.svg", split=SCORED_SPLITS)
@@ -527,4 +527,9 @@ FIELD_RESULTS = (
         "figures/scenes/{scene}.png", scene=SPLITS["val"] if SCORED_SPLITS else []
     )
     + results("figures/fields/{field}/training.svg", field=field.trained(HEADLINE))
+    + results(
+        "figures/fields/{field}/{scene}.png",
+        field=[name for name in HEADLINE if learns(config["fields"][name])][:1],
+        scene=SPLITS["val"] if SCORED_SPLITS else [],
+    )
 )

@@ -181,6 +181,46 @@ rule plot_scene:
         " --out {output:q} --fields {params.fields:q} > {log:q} 2>&1"
 
 
+rule plot_field:
+    input:
+        unpack(field_inputs),
+        frames="results/{dataset}/frames/{scene}.h5",
+        mesh="results/{dataset}/fields/{field}/{scene}.ply",
+        truth=raw_mesh_labels,
+    output:
+        report(
+            "results/{dataset}/figures/fields/{field}/{scene}.png",
+            caption="../report/field.rst",
+            category="Fields",
+            labels={"field": "{field}", "scene": "{scene}"},
+        ),
+    log:
+        "results/{dataset}/logs/plot_field/{field}/{scene}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/plot_field/{field}/{scene}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        gpu=lambda wildcards, input: GPUS if input.weights else 0,
+        device=lambda wildcards, input: DEVICE if input.weights else "cpu",
+        mem_mb=16000 if GPUS else 4000,
+        runtime=20,
+    params:
+        *code("plot_field"),
+        field=field.code,
+        module=field.module,
+        recipe=field.part("settings"),
+        options=field_options,
+    message:
+        "Picturing what {wildcards.field} makes of its prior in {wildcards.scene}"
+    shell:
+        "python -m stages.plot_field --frames {input.frames:q}"
+        " --volume {input.volume:q} --prior {input.prior:q} --mesh {input.mesh:q}"
+        " --truth {input.truth:q} --out {output:q} --field {wildcards.field:q}"
+        " --module {params.module:q} --recipe {params.recipe:q} {params.options}"
+        " --device {resources.device:q} > {log:q} 2>&1"
+
+
 rule plot_training:
     input:
         "results/{dataset}/{kind}/{recipe}/metrics.jsonl",

@@ -1,0 +1,360 @@
+"""A paper's table with our figures beside it, never to be taken for one another.
+
+Every column of figures says whether it is published or ours, and on which data.
+Confusions are added over scenes before anything is divided, in 3D (vertices) and in 2D
+(pixels of novel views: pooled over the data set). A difference is formed only where
+data set, split and scenes are the published ones and the source says how it scored.
+"""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gnesf_core.errors import BadInput
+from gnesf_core.evaluation import semantics
+from gnesf_core.evaluation.published import Column, PublishedTable, Row
+from gnesf_core.evaluation.tables import Block, mean_of_known, percent
+
+Scores = Mapping[str, Any]
+
+_MEASURES = {"mIoU": "miou", "mAcc": "mean_accuracy"}
+_TEXT_COLUMN = 18  # characters, to which headings of a text table are wrapped
+_PROTOCOL_3D = (
+    "3D: each true vertex takes the class of its nearest predicted vertex, however far "
+    "(Atlas)"
+)
+_PROTOCOL_2D = (
+    "2D: held-out frames rendered from others (val: scenes never trained on, which the "
+    'paper calls novel scene; train: those trained on, "novel view"), pooled over the '
+    "data set (pixels of all images and scenes added up)"
+)
+_RULE = (
+    "IoU by the rule of ScanNet's benchmark (no true class = skipped, void prediction "
+    "= wrong); confusions added over scenes; mIoU: mean over the classes in truth or "
+    "prediction, mAcc: mean recall over the classes in the truth"
+)
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one field scored, and on how much."""
+
+    label: str  # its row in the table
+    name: str
+    figures: Mapping[str, float | None]  # shares, by quantity ("3D mIoU")
+    classes_scored: Mapping[str, int]  # by kind ("3D")
+    images: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Our figures of one table, and what they may be held against."""
+
+    dataset: str
+    split: str
+    scenes: Mapping[str, int]  # by kind ("3D", "2D"), where anything was scored
+    fields: tuple[Field, ...]
+    # Name of the published data set that `dataset` is, or "" for one of its own.
+    comparable: str = ""
+
+    @property
+    def quantities(self) -> list[str]:
+        """Return what was measured: mIoU and mAcc of each kind."""
+        return [f"{kind} {measure}" for kind in self.scenes for measure in _MEASURES]
+
+    def place(self, quantity: str) -> str:
+        """Say on what data a quantity was measured."""
+        scenes = self.scenes[_kind(quantity)]
+        return f"{self.dataset} {self.split}, {_count(scenes, 'scene')}"
+
+    def values(self, label: str, quantity: str) -> list[float]:
+        """Return the shares of all fields of a row."""
+        own = [field for field in self.fields if field.label == label]
+        shares = [field.figures.get(quantity) for field in own]
+        return [share for share in shares if share is not None]
+
+
+def measure(
+    dataset: str,
+    split: str,
+    rows: Mapping[str, str],
+    scores: Sequence[Scores],
+    views: Sequence[Scores] = (),
+    comparable: str = "",
+) -> Measured:
+    """Score the fields that `rows` gives a label; several of one label are seeds.
+
+    `scores` are scenes' scores of labelled meshes, `views` those of novel views; each
+    has "scene", "field" and "confusion", the latter "frames" as well. All fields must
+    have been scored on the same scenes, or they could not stand in one table.
+    """
+    by_kind = {"3D": scores, "2D": views}
+    present = {kind: given for kind, given in by_kind.items() if given}
+    if not present or not rows:
+        raise ValueError("no scores and no rows make no table")
+    scenes = {kind: _common_scenes(given, rows) for kind, given in present.items()}
+    fields = tuple(_field(name, label, present) for name, label in rows.items())
+    return Measured(dataset, split, scenes, fields, comparable)
+
+
+def _common_scenes(scores: Sequence[Scores], names: Mapping[str, str]) -> int:
+    """Count the scenes that all fields were scored on; refuse if they differ."""
+    first, expected = "", []
+    for name in names:
+        found = sorted(row["scene"] for row in scores if row["field"] == name)
+        if not found:
+            raise BadInput(
+                "scores",
+                name,
+                expected="scores of at least one scene",
+                found="none",
+                remedy="give its files, or take it off the table's rows",
+            )
+        if not first:
+            first, expected = name, found
+        if found != expected or len(set(found)) != len(found):
+            raise BadInput(
+                "scores",
+                name,
+                expected=f"the scenes of {first}, each once: {', '.join(expected)}",
+                found=", ".join(found),
+                remedy="score all fields of a table on the same scenes",
+            )
+    return len(expected)
+
+
+def _field(field: str, label: str, present: Mapping[str, Sequence[Scores]]) -> Field:
+    figures, classes, images = {}, {}, 0
+    for kind, rows in present.items():
+        own = [row for row in rows if row["field"] == field]
+        counts = np.sum([row["confusion"] for row in own], axis=0, dtype=np.int64)
+        scores = semantics.scannet_scores(counts)
+        classes[kind] = scores["classes_scored"]
+        figures |= {f"{kind} {name}": scores[key] for name, key in _MEASURES.items()}
+        if kind == "2D":
+            images = sum(frame["pixels"] > 0 for row in own for frame in row["frames"])
+    return Field(label, field, figures, classes, images)
+
+
+def blocks(table: PublishedTable, ours: Measured) -> list[Block]:
+    """Return the paper's table with our columns in it, and our fields one by one."""
+    return [_beside_block(table, ours), _field_block(table, ours)]
+
+
+def _beside_block(table: PublishedTable, ours: Measured) -> Block:
+    differences = _comparable(table, ours)
+    columns = [table.label, *table.facts, *map(_published_heading, table.columns)]
+    columns += [_our_heading(table, quantity, ours) for quantity in ours.quantities]
+    columns += [_difference_heading(table.columns[index]) for index in differences]
+    lines = []
+    for row in _all_rows(table, ours):
+        line: list[str] = [row.shown, *row.facts, *map(_figure, row.figures)]
+        line += [_ours(ours.values(row.label, name)) for name in ours.quantities]
+        line += [_signed(_difference(table, row, i, ours)) for i in differences]
+        lines.append(line)
+    title = f"{table.source}: {table.caption}"
+    return Block(title, _protocol(table, ours), columns, lines)
+
+
+def _field_block(table: PublishedTable, ours: Measured) -> Block:
+    kinds = list(ours.scenes)
+    columns = [table.label, "field"]
+    for kind in kinds:
+        columns += [f"{kind} scenes"] + (["images"] if kind == "2D" else [])
+        columns += [f"{kind} classes scored"]
+        columns += [f"{kind} {name}" for name in _MEASURES]
+    shown = {row.label: row.shown for row in table.rows}
+    lines = []
+    for field in ours.fields:
+        line: list[Any] = [shown.get(field.label, field.label), field.name]
+        for kind in kinds:
+            line += [ours.scenes[kind]] + ([field.images] if kind == "2D" else [])
+            line += [field.classes_scored[kind]]
+            line += [percent(field.figures[f"{kind} {name}"]) for name in _MEASURES]
+        lines.append(line)
+    where = f"{ours.dataset} {ours.split}"
+    about = f"All of it measured here, on {where}; in percent. Protocol as above."
+    return Block(f"Ours, field by field, {where}", about, columns, lines)
+
+
+def figure_lines(
+    name: str, table: PublishedTable, ours: Measured
+) -> list[dict[str, Any]]:
+    """Give every figure, published or ours, a line of its own; in percent."""
+    return [
+        {"table": name, "label": row.label} | figure
+        for row in _all_rows(table, ours)
+        for figure in (*_published_lines(table, row), *_our_lines(table, row, ours))
+    ]
+
+
+def _published_lines(table: PublishedTable, row: Row) -> Iterator[dict[str, Any]]:
+    for column, figure in zip(table.columns, row.figures, strict=True):
+        if figure is not None:
+            yield {
+                "origin": "published", "dataset": column.dataset,
+                "split": column.split, "scenes": column.scenes,
+                "quantity": column.quantity, "percent": figure,
+            }  # fmt: skip
+
+
+def _our_lines(
+    table: PublishedTable, row: Row, ours: Measured
+) -> Iterator[dict[str, Any]]:
+    for quantity in ours.quantities:
+        values = [100 * value for value in ours.values(row.label, quantity)]
+        if not values:
+            continue
+        yield {
+            "origin": "ours", "dataset": ours.dataset, "split": ours.split,
+            "scenes": ours.scenes[_kind(quantity)], "quantity": quantity,
+            "percent": mean_of_known(values),
+            "lowest": min(values), "highest": max(values), "fields": len(values),
+            "ours_minus_published": next((
+                _difference(table, row, index, ours)
+                for index in _comparable(table, ours)
+                if table.columns[index].quantity == quantity
+            ), None),
+        }  # fmt: skip
+
+
+def reason(table: PublishedTable, column: Column, ours: Measured) -> str:
+    """Say why ours cannot be held against a published column; "" if it can."""
+    if column.quantity not in ours.quantities:
+        return f"{column.quantity} was not measured"
+    if column.dataset != ours.comparable:
+        return f"{ours.dataset} is another data set than {column.dataset}"
+    if table.obstacle:
+        return table.obstacle
+    if column.split != ours.split:
+        return f"ours is the {ours.split} split"
+    scenes = ours.scenes[_kind(column.quantity)]
+    if scenes != column.scenes:
+        return f"ours are {_count(scenes, 'scene')}, the published {column.scenes}"
+    return ""
+
+
+def _comparable(table: PublishedTable, ours: Measured) -> list[int]:
+    """Return the published columns that ours can be held against."""
+    columns = enumerate(table.columns)
+    return [index for index, column in columns if not reason(table, column, ours)]
+
+
+def _all_rows(table: PublishedTable, ours: Measured) -> list[Row]:
+    """Return the published rows and those that only we have; numbers in order."""
+    known = {row.label for row in table.rows}
+    own = dict.fromkeys(f.label for f in ours.fields if f.label not in known)
+    blank = (None,) * len(table.columns), ("-",) * len(table.facts)
+    rows = [*table.rows, *(Row(label, *blank) for label in own)]
+    if all(row.label.isdecimal() for row in rows):
+        rows.sort(key=lambda row: int(row.label))
+    return rows
+
+
+def _difference(
+    table: PublishedTable, row: Row, index: int, ours: Measured
+) -> float | None:
+    """Return ours (the mean) minus a published figure, in percentage points."""
+    published = row.figures[index]
+    mean = mean_of_known(ours.values(row.label, table.columns[index].quantity))
+    return None if published is None or mean is None else 100 * mean - published
+
+
+def _protocol(table: PublishedTable, ours: Measured) -> str:
+    parts = [f"All in percent. Published: {_published_protocol(table)}.", table.remark]
+    rules = {"3D": _PROTOCOL_3D, "2D": _PROTOCOL_2D}
+    own = "; ".join(rules[kind] for kind in ours.scenes)
+    parts.append(f"Ours: measured here. {own}. {_RULE}.")
+    labels = [field.label for field in ours.fields]
+    if len(set(labels)) < len(labels):
+        parts.append(
+            "Several fields in one row (seeds): mean (lowest..highest), each field by "
+            "itself below."
+        )
+    parts += _verdict(table, ours)
+    return " ".join(filter(None, parts))
+
+
+def _verdict(table: PublishedTable, ours: Measured) -> list[str]:
+    """Say which columns ours cannot be held against and why, each reason once."""
+    barred: dict[str, list[str]] = {}
+    for column in table.columns:
+        if why := reason(table, column, ours):
+            barred.setdefault(why, []).append(_named(column))
+    parts = []
+    for why, names in barred.items():
+        these = "" if len(names) == len(table.columns) else f" with {', '.join(names)}"
+        parts.append(f"NOT COMPARABLE{these}: {why}.")
+    if _comparable(table, ours):
+        parts.append("Difference: ours minus published, in percentage points.")
+    return parts
+
+
+def _published_protocol(table: PublishedTable) -> str:
+    return "; ".join(filter(None, [f"as {table.source} prints it", table.protocol]))
+
+
+def _named(column: Column) -> str:
+    called = f" ({column.called})" if column.called else ""
+    return f"{column.dataset} {column.split}{called} {column.quantity}"
+
+
+def _published_heading(column: Column) -> str:
+    called = f", {column.called}" if column.called else ""
+    where = f"{column.dataset} {column.split}{called}"
+    return f"published, {where}: {column.quantity}"
+
+
+def _our_heading(table: PublishedTable, quantity: str, ours: Measured) -> str:
+    data = {column.dataset for column in table.columns}
+    other = "" if ours.comparable in data else ", another data set"
+    return f"ours, {ours.place(quantity)}{other}: {quantity}"
+
+
+def _difference_heading(column: Column) -> str:
+    return f"ours - published, {column.dataset} {column.split}: {column.quantity}"
+
+
+def _kind(quantity: str) -> str:
+    return quantity.split()[0]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.1f}"
+
+
+def _ours(values: Sequence[float]) -> str:
+    mean = percent(mean_of_known(values))
+    if len(values) < 2:
+        return mean
+    return f"{mean} ({percent(min(values))}..{percent(max(values))})"
+
+
+def plain_text(block: Block) -> str:
+    """Write a table for a terminal, with its headings wrapped."""
+    headings = [textwrap.wrap(name, _TEXT_COLUMN) for name in block.columns]
+    height = max(map(len, headings))
+    stacked = [[""] * (height - len(words)) + words for words in headings]
+    cells = [list(line) for line in zip(*stacked, strict=True)]
+    cells += [[str(value) for value in row] for row in block.rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    body = [
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+    body.insert(height, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join([block.title, "", *body, "", textwrap.fill(block.protocol, 88)])

@@ -1,0 +1,38 @@
+"""Sum the scores of novel views of a split into the tables that one would quote."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from gnesf_core.data.publish import read_json, write_text
+from gnesf_core.evaluation import novel_view_summary, tables
+from stages.cli import run
+
+
+def main(
+    scores: list[Path],
+    dataset: str,
+    split: str,
+    fields: Path,
+    classes: Path,
+    frames: Path,
+    markdown: Path,
+    html: Path,
+) -> None:
+    """Read every scene's scores; write one table per question, and one page."""
+    rows = [read_json(path) for path in scores]
+    lines = {
+        fields: novel_view_summary.per_field(rows),
+        classes: novel_view_summary.per_class(rows),
+        frames: novel_view_summary.per_frame(rows),
+    }
+    for path, table in lines.items():
+        write_text(path, pd.DataFrame(table).to_csv(index=False))
+    title = f"Novel views of {dataset}, {split} split"
+    blocks = novel_view_summary.blocks(rows, split)
+    write_text(markdown, tables.markdown(title, blocks))
+    write_text(html, tables.html_page(title, blocks))
+
+
+if __name__ == "__main__":
+    run(main)
