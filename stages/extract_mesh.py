@@ -3,17 +3,16 @@
 import importlib
 import logging
 import time
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 from gnesf_core.config import NeuconConfig
-from gnesf_core.data import meshes, store
+from gnesf_core.data import meshes
 from gnesf_core.data.provenance import provenance
-from gnesf_core.fields.interface import SceneInputs
 from gnesf_core.geometry.mesh import extract_surface
 from gnesf_core.geometry.tsdf import Grid
 from stages.cli import device_named, run, settings
+from stages.scene_inputs import scene_inputs
 
 log = logging.getLogger("stages")
 
@@ -38,32 +37,18 @@ def main(
     kind = importlib.import_module(f"gnesf_core.fields.{module}")
     config = settings(kind.Settings, recipe, "--recipe")
     field = kind.open_field(config, encoder, weights, device_named(device))
-    with ExitStack() as stack:
-        kept = stack.enter_context(store.Frames(frames))
-        geometry = stack.enter_context(store.VolumeFile(volume, kept))
-        maps = stack.enter_context(store.PriorMaps(prior, kept))
-        inputs = {
-            "frames": kept.fingerprint,
-            "volume": geometry.fingerprint,
-            "prior": maps.fingerprint,
-        } | field.inputs()
-        encoded = None
-        if features is not None:
-            other = stack.enter_context(store.VolumeFile(features, kept))
-            inputs["features"] = other.fingerprint
-            encoded = other.volume()
-        surface = geometry.volume().surface
+    with scene_inputs(frames, volume, prior, features) as (scene, inputs):
+        surface, name = scene.surface, scene.frames.scene
         grid = Grid(surface.origin_world, surface.voxel_size_m, surface.tsdf.shape)
         vertices, faces = extract_surface(surface.tsdf, surface.weight, grid)
         started = time.monotonic()
-        scene = SceneInputs(kept, maps, surface, encoded, features)
         labels = field.label_points(vertices, scene)
         seconds = time.monotonic() - started
-        log.info("%s: %d vertices labelled, %.1f s", kept.scene, len(vertices), seconds)
+        log.info("%s: %d vertices labelled, %.1f s", name, len(vertices), seconds)
         mesh = meshes.LabelledMesh(vertices, faces, *labels)
-        about = {"module": module} | asdict(config)
+        about, inputs = {"module": module} | asdict(config), inputs | field.inputs()
         made_by = provenance("extract_mesh", about, inputs, packages=kind.PACKAGES)
-        meshes.write_mesh(out, kept.scene, mesh, made_by)
+        meshes.write_mesh(out, name, mesh, made_by)
 
 
 if __name__ == "__main__":

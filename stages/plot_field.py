@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,17 @@ from gnesf_core.evaluation import prior as scoring
 from gnesf_core.evaluation.geometry import nearest_points
 from gnesf_core.fields.gnesf import ViewVote
 from gnesf_core.fields.interface import Field, SceneInputs
-from gnesf_core.fields.novel_views import spread
 from gnesf_core.geometry.raycast import Caster, make_caster
 from gnesf_core.labels import CLASS_NAMES, IGNORE, train_ids_from_nyu40
+from gnesf_core.spread import spread
 from gnesf_core.viz import votes
 from gnesf_core.viz.picture import class_colors
 from stages.cli import device_named, run, settings
-from stages.plot_style import class_legend, plt
+from stages.plot_style import DPI, WIDTH_INCHES, class_legend, plt
+from stages.scene_inputs import scene_inputs
 
 TITLES = ("picture", "prior", "field", "ground truth", "verdict", "confidence")
 ROWS, CROPS = 4, 8
-WIDTH_INCHES, DPI = 11.0, 128
 MOST_PIXELS_WIDE = 640  # of a frame; cells are far smaller
 VERDICTS = {
     votes.UNJUDGED: ("no true class", "#ffffff"),
@@ -87,19 +86,10 @@ def main(
     config = settings(kind.Settings, recipe, "--recipe")
     opened = kind.open_field(config, encoder, weights, device_named(device))
     labelled, about = read_mesh(mesh)
-    with ExitStack() as stack:
-        kept = stack.enter_context(store.Frames(frames, about["scene"]))
-        geometry = stack.enter_context(store.VolumeFile(volume, kept))
-        maps = stack.enter_context(store.PriorMaps(prior, kept))
-        inputs = {"frames": kept, "volume": geometry, "prior": maps}
-        encoded = None
-        if features is not None:
-            inputs["features"] = stack.enter_context(store.VolumeFile(features, kept))
-            encoded = inputs["features"].volume()
-        made_from = {role: file.fingerprint for role, file in inputs.items()}
+    opening = scene_inputs(frames, volume, prior, features, about["scene"])
+    with opening as (scene, made_from):
         for role, fingerprint in (made_from | opened.inputs()).items():
             expect_input(mesh, about, role, fingerprint)
-        scene = SceneInputs(kept, maps, geometry.volume().surface, encoded, features)
         disputed = _most_disputed(opened, config, scene, labelled, truth)
         _draw(scene, labelled, disputed, field, out)
 

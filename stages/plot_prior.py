@@ -12,14 +12,21 @@ from gnesf_core.data import store
 from gnesf_core.data.publish import publish
 from gnesf_core.evaluation import prior as scoring
 from gnesf_core.evaluation.semantics import confusion
-from gnesf_core.labels import CLASS_NAMES, IGNORE
+from gnesf_core.labels import CLASS_NAMES
+from gnesf_core.spread import spread
 from gnesf_core.viz.picture import class_colors
 from stages.cli import run
-from stages.plot_style import class_legend, plt
+from stages.plot_style import (
+    DPI,
+    UNJUDGED,
+    class_legend,
+    errors,
+    note,
+    plt,
+    rows_of_pictures,
+)
 
 ROWS = 4
-WIDTH_INCHES, DPI = 11.0, 128
-WRONG, RIGHT, UNJUDGED = (213, 94, 0), (235, 235, 235), (255, 255, 255)
 # Dark is sure. Perceptually uniform: twice the entropy looks twice as bright.
 DOUBT = ScalarMappable(
     Normalize(0, 1), plt.get_cmap("inferno").with_extremes(bad="0.8")
@@ -30,10 +37,10 @@ ALIKE = (1, 2, 5, 20)  # entropy is read as this many classes in question
 def main(prior_file: Path, frames: Path, out: Path, prior: str) -> None:
     """Draw picture, classes, entropy, ground truth and errors, one row per frame."""
     with store.Frames(frames) as kept, store.PriorMaps(prior_file, kept) as maps:
-        positions = spread(len(kept))
+        positions = spread(len(kept), ROWS)
         titles = ["picture", prior, "doubt (entropy)", "ground truth"]
         titles += ["errors"] if kept.has_labels else []
-        figure, cells = _grid(len(positions), titles, kept.color_size)
+        figure, cells = rows_of_pictures(len(positions), titles, kept.color_size)
         shown = [
             _draw_frame(row, kept, maps, position)
             for row, position in zip(cells, positions, strict=True)
@@ -46,27 +53,6 @@ def main(prior_file: Path, frames: Path, out: Path, prior: str) -> None:
         figure.savefig(temporary, format="png", dpi=DPI)
 
 
-def spread(count: int) -> list[int]:
-    """Choose a few of `count` positions: the middles of equal parts."""
-    rows = min(ROWS, count)
-    return [(2 * row + 1) * count // (2 * rows) for row in range(rows)]
-
-
-def _grid(
-    rows: int, titles: list[str], picture_size: tuple[int, int]
-) -> tuple[Figure, np.ndarray]:
-    width, height = picture_size
-    row_inches = WIDTH_INCHES / len(titles) * height / width
-    size = WIDTH_INCHES, rows * row_inches + 1.3
-    figure, cells = plt.subplots(rows, len(titles), squeeze=False, figsize=size)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
-    for cell in cells.flat:
-        cell.set_axis_off()
-    for cell, title in zip(cells[0], titles, strict=True):
-        cell.set_title(title, fontsize=11)
-    return figure, cells
-
-
 def _draw_frame(
     row: np.ndarray, kept: store.Frames, maps: store.PriorMaps, position: int
 ) -> np.ndarray:
@@ -77,28 +63,17 @@ def _draw_frame(
     row[0].imshow(kept.color(position))
     row[1].imshow(class_colors(predicted))
     row[2].imshow(doubt, cmap=DOUBT.cmap, norm=DOUBT.norm)
-    _note(row[0], f"frame {kept.index[position]}")
+    note(row[0], f"frame {kept.index[position]}")
     if not kept.has_labels:
         row[3].imshow(np.full((*predicted.shape, 3), UNJUDGED))
-        _note(row[3], "no labels")
+        note(row[3], "no labels")
         return np.unique(predicted)
     truth = kept.labels(position)
     row[3].imshow(class_colors(truth))
-    row[4].imshow(_errors(truth, predicted))
+    row[4].imshow(errors(truth, predicted))
     miou = scoring.image_scores(confusion(truth, predicted))["miou"]
-    _note(row[4], "no labels" if miou is None else f"mIoU {100 * miou:.0f}")
+    note(row[4], "no labels" if miou is None else f"mIoU {100 * miou:.0f}")
     return np.union1d(predicted, truth)
-
-
-def _errors(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Mark wrong pixels; those without a true class are neither wrong nor right."""
-    verdict = np.where((truth == predicted)[..., None], RIGHT, WRONG)
-    return np.where((truth == IGNORE)[..., None], UNJUDGED, verdict).astype(np.uint8)
-
-
-def _note(cell: Axes, text: str) -> None:
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
-    cell.text(0.02, 0.03, text, fontsize=8, transform=cell.transAxes, bbox=box)
 
 
 def _draw_scale(figure: Figure, cell: Axes) -> None:

@@ -1,7 +1,11 @@
 """One look for all figures."""
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from gnesf_core.labels import CLASS_NAMES, IGNORE
@@ -13,6 +17,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 # Told apart by people with any colour vision, and in print (Okabe and Ito).
 # More fields than inks: the next round is hatched.
 HATCHES = ("", "//", "..", "xx")
+WIDTH_INCHES, DPI = 11.0, 128  # of figures with rows of pictures
+WRONG, RIGHT, UNJUDGED = (213, 94, 0), (235, 235, 235), (255, 255, 255)
 INKS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 
 plt.rcParams.update(
@@ -28,6 +34,34 @@ plt.rcParams.update(
         "svg.hashsalt": "gnesf",  # equal tables give equal files
     }
 )
+
+
+def rows_of_pictures(
+    rows: int, titles: Sequence[str], picture_size: tuple[int, int]
+) -> tuple[Figure, np.ndarray]:
+    """Return a figure with a cell per picture, and a title above each column."""
+    width, height = picture_size
+    row_inches = WIDTH_INCHES / len(titles) * height / width
+    size = WIDTH_INCHES, rows * row_inches + 1.3
+    figure, cells = plt.subplots(rows, len(titles), squeeze=False, figsize=size)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    for cell in cells.flat:
+        cell.set_axis_off()
+    for cell, title in zip(cells[0], titles, strict=True):
+        cell.set_title(title, fontsize=11)
+    return figure, cells
+
+
+def errors(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Mark wrong pixels; those without a true class are neither wrong nor right."""
+    verdict = np.where((truth == predicted)[..., None], RIGHT, WRONG)
+    return np.where((truth == IGNORE)[..., None], UNJUDGED, verdict).astype(np.uint8)
+
+
+def note(cell: Axes, text: str) -> None:
+    """Write a few words into a corner of a picture."""
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+    cell.text(0.02, 0.03, text, fontsize=8, transform=cell.transAxes, bbox=box)
 
 
 def class_legend(labels: np.ndarray) -> list[Patch]:

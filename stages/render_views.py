@@ -4,13 +4,11 @@ import importlib
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from gnesf_core.config import GnesfConfig, NeuconConfig, NovelViewsConfig
 from gnesf_core.data import store
@@ -18,20 +16,26 @@ from gnesf_core.data.provenance import provenance
 from gnesf_core.data.publish import publish, write_json
 from gnesf_core.errors import BadInput
 from gnesf_core.evaluation.novel_views import classes_of, score_views
-from gnesf_core.fields.interface import Field, SceneInputs
+from gnesf_core.fields.interface import Field
 from gnesf_core.fields.network import GnesfNetwork
-from gnesf_core.fields.novel_views import View, ViewRenderer, held_out_frames, spread
-from gnesf_core.labels import IGNORE
+from gnesf_core.fields.novel_views import View, ViewRenderer, held_out_frames
+from gnesf_core.spread import spread
 from gnesf_core.viz.picture import class_colors
 from stages.cli import device_named, run, settings
-from stages.plot_style import class_legend, plt
+from stages.plot_style import (
+    DPI,
+    class_legend,
+    errors,
+    note,
+    plt,
+    rows_of_pictures,
+)
+from stages.scene_inputs import scene_inputs
 
 log = logging.getLogger("stages")
 
 ROWS = 4
-WIDTH_INCHES, DPI = 11.0, 128
 TITLES = ("picture", "rendered colour", "true classes", "rendered classes", "errors")
-WRONG, RIGHT, UNJUDGED = (213, 94, 0), (235, 235, 235), (255, 255, 255)
 
 
 def main(
@@ -59,21 +63,8 @@ def main(
     where = device_named(device)
     opened = kind.open_field(config, encoder, weights, where)
     network = _network(opened, module)
-    with ExitStack() as stack:
-        kept = stack.enter_context(store.Frames(frames))
-        surface = stack.enter_context(store.VolumeFile(volume, kept))
-        maps = stack.enter_context(store.PriorMaps(prior, kept))
-        inputs = {
-            "frames": kept.fingerprint,
-            "volume": surface.fingerprint,
-            "prior": maps.fingerprint,
-        } | opened.inputs()
-        encoded = None
-        if features is not None:
-            other = stack.enter_context(store.VolumeFile(features, kept))
-            inputs["features"] = other.fingerprint
-            encoded = other.volume()
-        scene = SceneInputs(kept, maps, surface.volume().surface, encoded, features)
+    with scene_inputs(frames, volume, prior, features) as (scene, inputs):
+        kept, inputs = scene.frames, inputs | opened.inputs()
         size = views.width, views.height
         renderer = ViewRenderer(network, scene, size, where)
         rendered = _render(renderer, kept, views.frames)
@@ -132,16 +123,7 @@ def _draw(
     """Draw pictures, classes and errors, one row per frame."""
     positions = list(rendered)
     positions = [positions[place] for place in spread(len(positions), ROWS)]
-    width, height = kept.color_size
-    row_inches = WIDTH_INCHES / len(TITLES) * height / width
-    size = WIDTH_INCHES, len(positions) * row_inches + 1.1
-    shape = len(positions), len(TITLES)
-    figure, cells = plt.subplots(*shape, squeeze=False, figsize=size)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
-    for cell in cells.flat:
-        cell.set_axis_off()
-    for cell, title in zip(cells[0], TITLES, strict=True):
-        cell.set_title(title, fontsize=11)
+    figure, cells = rows_of_pictures(len(positions), TITLES, kept.color_size)
     shown = [
         _draw_frame(row, rendered[position], scores[position], kept, position)
         for row, position in zip(cells, positions, strict=True)
@@ -169,25 +151,14 @@ def _draw_frame(
     row[1].imshow(view.color, extent=whole, interpolation="nearest")
     row[2].imshow(class_colors(truth))
     row[3].imshow(class_colors(predicted))
-    row[4].imshow(_errors(truth, predicted))
-    _note(row[0], f"frame {kept.index[position]}")
+    row[4].imshow(errors(truth, predicted))
+    note(row[0], f"frame {kept.index[position]}")
     if scores["psnr_db"] is not None:
-        _note(row[1], f"PSNR {scores['psnr_db']:.1f} dB")
-    _note(row[3], f"{100 * view.known.mean():.0f} % rendered")
+        note(row[1], f"PSNR {scores['psnr_db']:.1f} dB")
+    note(row[3], f"{100 * view.known.mean():.0f} % rendered")
     miou = scores["miou"]
-    _note(row[4], "no labels" if miou is None else f"mIoU {100 * miou:.0f}")
+    note(row[4], "no labels" if miou is None else f"mIoU {100 * miou:.0f}")
     return np.union1d(predicted, truth)
-
-
-def _errors(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Mark wrong pixels; those without a true class are neither wrong nor right."""
-    verdict = np.where((truth == predicted)[..., None], RIGHT, WRONG)
-    return np.where((truth == IGNORE)[..., None], UNJUDGED, verdict).astype(np.uint8)
-
-
-def _note(cell: Axes, text: str) -> None:
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
-    cell.text(0.02, 0.03, text, fontsize=8, transform=cell.transAxes, bbox=box)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,10 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+# Modules of stages that serve several of them.
+SHARED = ("cli", "learning", "plot_style", "scene_inputs")
+
+
 @pytest.mark.parametrize("path", CORE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_core_knows_no_workflow_and_no_command_line(path):
     barred = {"snakemake", "argparse", "yaml", "matplotlib", "stages", "pandas"}
@@ -34,18 +38,13 @@ def test_the_core_knows_no_workflow_and_no_command_line(path):
 @pytest.mark.parametrize("path", STAGES, ids=lambda p: p.stem)
 def test_a_stage_imports_no_other_stage(path):
     ours = {name for name in imports(path) if name.startswith("stages.")}
-    allowed = {"stages.cli", "stages.learning", "stages.plot_style"}
+    allowed = {f"stages.{name}" for name in SHARED}
     assert {".".join(name.split(".")[:2]) for name in ours} <= allowed
     assert "snakemake" not in imports(path)
 
 
 def test_every_rule_is_a_stage_with_log_and_benchmark():
-    stages = {path.stem for path in STAGES} - {
-        "__init__",
-        "cli",
-        "learning",
-        "plot_style",
-    }
+    stages = {path.stem for path in STAGES} - {"__init__", *SHARED}
     used = set()
     for path in (ROOT / "workflow/rules").glob("*.smk"):
         for rule in re.split(r"\n(?=rule )", path.read_text()):

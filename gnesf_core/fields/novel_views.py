@@ -16,10 +16,11 @@ from gnesf_core.fields.choice import frames_of_kind, nearest_useful
 from gnesf_core.fields.gnesf import scene_for
 from gnesf_core.fields.interface import SceneInputs
 from gnesf_core.fields.network import GnesfNetwork, Rendered
-from gnesf_core.fields.rays import Rays
+from gnesf_core.fields.rays import Rays, rays_through
 from gnesf_core.fields.sources import read_sources
 from gnesf_core.geometry import camera
-from gnesf_core.shapes import Bool, Float32, Float64, UInt8
+from gnesf_core.shapes import Bool, Float32, UInt8
+from gnesf_core.spread import spread
 from gnesf_core.training.loop import moved
 
 _CHUNK = 1 << 12  # rays that are rendered at once
@@ -50,12 +51,6 @@ def held_out_frames(frames: Frames, most: int) -> list[int]:
     return held_out[spread(len(held_out), most)].tolist()
 
 
-def spread(count: int, most: int) -> list[int]:
-    """Return the middles of so many equally long stretches of a list."""
-    wanted = min(most, count)
-    return [(2 * n + 1) * count // (2 * wanted) for n in range(wanted)]
-
-
 class ViewRenderer:
     """Renders frames of one scene by a network, which is on `device` already."""
 
@@ -82,7 +77,10 @@ class ViewRenderer:
         intrinsics = camera.scale_intrinsics(
             frames.color_intrinsics, frames.color_size, self._size
         )
-        rays = camera_rays(intrinsics, frames.world_from_camera[target], self._size)
+        width, height = self._size
+        uv = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
+        pose = frames.world_from_camera[target]
+        rays = rays_through(intrinsics, pose, uv.reshape(-1, 2))
         chunks = zip(*(values.split(_CHUNK) for values in rays), strict=True)
         parts = [
             self._network.render(
@@ -108,19 +106,6 @@ class ViewRenderer:
         return nearest_useful(
             frames, target, candidates, s.views, s.view_overlap, s.far_m
         )
-
-
-def camera_rays(
-    intrinsics: Float64[np.ndarray, "3 3"],
-    world_from_camera: Float64[np.ndarray, "4 4"],
-    size: tuple[int, int],
-) -> Rays:
-    """Return the rays through the pixel centres of a picture, row by row."""
-    directions = camera.pixel_rays(intrinsics, *size).reshape(-1, 3)
-    directions_world = directions @ world_from_camera[:3, :3].T
-    directions_world /= np.linalg.norm(directions_world, axis=1, keepdims=True)
-    origins_world = np.broadcast_to(world_from_camera[:3, 3], directions_world.shape)
-    return Rays(torch.tensor(origins_world), torch.from_numpy(directions_world))
 
 
 def _view(

@@ -8,11 +8,12 @@ first go from positive to negative from one sample to the next.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gnesf_core.geometry.distance_field import DistanceField, sample_distance
-from gnesf_core.shapes import Bool, Float, Float64
+from gnesf_core.shapes import Bool, Float, Float64, Shaped
 
 _SATURATED = 0.999
 
@@ -37,6 +38,20 @@ class Rays(NamedTuple):
         """Return points of the rays."""
         along = distance_m[..., None] * self.directions_world[:, None]
         return self.origins_world[:, None] + along
+
+
+def rays_through(
+    intrinsics: Float64[np.ndarray, "3 3"],
+    world_from_camera: Float64[np.ndarray, "4 4"],
+    uv: Shaped[np.ndarray, "n 2"],
+) -> Rays:
+    """Return the rays of a camera through places on its image, in pixels."""
+    pixels = np.concatenate([uv, np.ones((len(uv), 1))], 1)
+    directions = pixels @ np.linalg.inv(intrinsics).T
+    directions_world = directions @ world_from_camera[:3, :3].T
+    directions_world /= np.linalg.norm(directions_world, axis=1, keepdims=True)
+    origins_world = np.broadcast_to(world_from_camera[:3, 3], directions_world.shape)
+    return Rays(torch.tensor(origins_world), torch.from_numpy(directions_world))
 
 
 def sdf_weights(

@@ -25,10 +25,11 @@ from gnesf_core.errors import BadInput
 from gnesf_core.fields.choice import frames_of_kind, nearest_useful
 from gnesf_core.fields.encoding import check_channels, encoding_of
 from gnesf_core.fields.network import Scene
-from gnesf_core.fields.rays import Rays
+from gnesf_core.fields.rays import Rays, rays_through
 from gnesf_core.fields.sources import Sources, read_sources
 from gnesf_core.geometry.distance_field import distance_field
 from gnesf_core.shapes import Float32, Int64, UInt8
+from gnesf_core.spread import spread
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class FieldSamples:
         self._open: dict[int, _OpenScene] = {}
         self.fingerprints: dict[str, str] = {}  # by what and scene
         self._targets: dict[int, Int64[np.ndarray, " n"]] = {}  # frames, by scene
-        for scene in _spread(len(self._paths), data.scenes or len(self._paths)):
+        for scene in spread(len(self._paths), data.scenes or len(self._paths)):
             self._survey(scene)
         self._held_out = self._choose_held_out()
 
@@ -120,7 +121,7 @@ class FieldSamples:
                 remedy="hold fewer out, or look at the labels of the scans",
             )
         scenes = list(self._targets)
-        return [scenes[place] for place in _spread(found, wanted)]
+        return [scenes[place] for place in spread(found, wanted)]
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         rng = np.random.default_rng((self._seed, number))
@@ -150,7 +151,9 @@ class FieldSamples:
             torch.from_numpy(frames.labels(target)[rows, columns]),
             torch.from_numpy(color),
         )
-        sample = FieldSample(geometry, sources, frame_rays(frames, target, uv), truth)
+        pose = frames.world_from_camera[target]
+        rays = rays_through(frames.color_intrinsics, pose, uv)
+        sample = FieldSample(geometry, sources, rays, truth)
         name = f"{frames.scene} frame {frames.index[target]}"
         return {"name": name, "sample": sample}
 
@@ -158,7 +161,7 @@ class FieldSamples:
         """Yield frames of the scenes that are never shown, always the same rays."""
         for scene in self._held_out:
             targets = self._targets[scene]
-            for place in _spread(len(targets), min(_HELD_OUT_FRAMES, len(targets))):
+            for place in spread(len(targets), min(_HELD_OUT_FRAMES, len(targets))):
                 rng = np.random.default_rng((self._seed, scene, place))
                 yield self._sample(scene, int(targets[place]), rng)["sample"]
 
@@ -197,20 +200,3 @@ def open_scene(paths: ScenePaths, channels: int) -> _OpenScene:
     tensors = field.tsdf, field.observed, encoding.rows, encoding.features
     nbytes = sum(tensor.nbytes for tensor in tensors)
     return _OpenScene(frames, prior, Scene(field, encoding), nbytes)
-
-
-def frame_rays(frames: Frames, position: int, uv: Int64[np.ndarray, "n 2"]) -> Rays:
-    """Return the rays through pixels of a frame's colour image."""
-    pixels = np.concatenate([uv, np.ones((len(uv), 1))], 1)
-    directions = pixels @ np.linalg.inv(frames.color_intrinsics).T
-    pose = frames.world_from_camera[position]
-    directions_world = directions @ pose[:3, :3].T
-    directions_world /= np.linalg.norm(directions_world, axis=1, keepdims=True)
-    origins_world = np.broadcast_to(pose[:3, 3], directions_world.shape).copy()
-    return Rays(torch.from_numpy(origins_world), torch.from_numpy(directions_world))
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """Return the middles of so many equally long stretches of a list."""
-    wanted = min(wanted, count)
-    return [(2 * n + 1) * count // (2 * wanted) for n in range(wanted)]

@@ -22,6 +22,7 @@ from gnesf_core.geometries.targets import TargetBox, read_box
 from gnesf_core.geometry import camera
 from gnesf_core.nets.pictures import frame_picture, jitter
 from gnesf_core.shapes import Float32, Float64, Int64, UInt8
+from gnesf_core.spread import spread
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +210,7 @@ class FragmentSamples:
                 remedy="hold fewer scenes out, or train on more",
             )
         scenes = list(self._counts)
-        return [scenes[(2 * n + 1) * found // (2 * wanted)] for n in range(wanted)]
+        return [scenes[place] for place in spread(found, wanted)]
 
     def _starts(self, length: int) -> Int64[np.ndarray, "starts 2"]:
         """Return the scene and the first fragment of every run."""

@@ -20,12 +20,12 @@ from gnesf_core.fields.interface import SceneInputs
 from gnesf_core.fields.novel_views import (
     View,
     ViewRenderer,
-    camera_rays,
     held_out_frames,
-    spread,
 )
+from gnesf_core.fields.rays import rays_through
 from gnesf_core.geometry.camera import pixel_rays, scale_intrinsics
 from gnesf_core.labels import IGNORE
+from gnesf_core.spread import spread
 from tests import room_files, tiny_room
 
 COUNT = 16
@@ -84,7 +84,8 @@ def test_rays_go_through_pixel_centres_of_a_picture_that_covers_the_whole():
     whole = tiny_room.intrinsics((width, height))
     small = scale_intrinsics(whole, (width, height), (5, 6))
 
-    rays = camera_rays(small, pose, (5, 6))
+    uv = np.stack(np.meshgrid(np.arange(5), np.arange(6)), -1).reshape(-1, 2)
+    rays = rays_through(small, pose, uv)
 
     directions = rays.directions_world.numpy()
     assert np.linalg.norm(directions, axis=1) == pytest.approx(1)

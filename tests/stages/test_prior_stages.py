@@ -177,17 +177,6 @@ def test_every_scene_gets_a_picture(tmp_path, case):
         assert share_of(picture, WRONG) == 0
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 5, 55, 300])
-def test_frames_are_spread_over_the_scene(count):
-    chosen = plot_prior.spread(count)
-
-    assert len(set(chosen)) == len(chosen) == min(count, 4)
-    assert chosen[0] >= 0 and chosen[-1] < count
-    # Mirrored, up to rounding: neither end of a scene is preferred.
-    assert abs(chosen[0] - (count - 1 - chosen[-1])) <= 1
-    assert len(chosen) < 3 or np.ptp(np.diff(chosen)) <= 1
-
-
 def metrics_text(lines=50, **more):
     return "".join(
         json.dumps(
