@@ -13,11 +13,12 @@ rule train_prior:
         "results/{dataset}/logs/train_prior/{prior}{fold}.log",
     benchmark:
         "results/{dataset}/benchmarks/train_prior/{prior}{fold}.tsv"
-    # The longest job, and most others wait for it.
+    # Most others wait for it.
     priority: 10
     conda:
         "../../environment.yml"
-    threads: 16
+    # On a CPU a small network gains little from more, and others train beside it.
+    threads: 16 if GPUS else 1
     resources:
         gpu=GPUS,
         # Not a parameter: moving to a GPU is no reason to train again.
