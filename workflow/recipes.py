@@ -3,6 +3,51 @@
 from collections.abc import Mapping
 from typing import Any
 
+# What a field is made of, and under which section of the config that is described.
+FIELD_PARTS = {
+    "prior": "priors",
+    "training_prior": "priors",
+    "geometry": "geometries",
+    "training_geometry": "geometries",
+    "features": "geometries",
+    "trained_as": "fields",
+}
+
+
+def resolve_all(config: dict[str, Any]) -> None:
+    """Resolve every section of a config, without what an overlay has dropped by null.
+
+    With a recipe go the fields that are made of it, and with a field its places in the
+    headline and in tables.
+    """
+    gone: dict[str, set[str]] = {}
+    for section in ("priors", "geometries", "fields"):
+        recipes = config.get(section) or {}
+        gone[section] = {name for name, recipe in recipes.items() if recipe is None}
+        config[section] = resolve(section, recipes)
+    fields = config["fields"]
+    while orphans := {name for name in fields if _lost_a_part(fields[name], gone)}:
+        gone["fields"] |= orphans
+        fields = {name: fields[name] for name in fields if name not in orphans}
+    config["fields"] = fields
+    headline = config.get("headline") or []
+    config["headline"] = [name for name in headline if name not in gone["fields"]]
+    config["tables"] = {
+        table: {
+            name: label
+            for name, label in rows.items()
+            if label is not None and name not in gone["fields"]
+        }
+        for table, rows in (config.get("tables") or {}).items()
+    }
+
+
+def _lost_a_part(recipe: Any, gone: Mapping[str, set[str]]) -> bool:
+    if not isinstance(recipe, Mapping):
+        return False  # the schema judges it
+    parts = FIELD_PARTS.items()
+    return any(recipe.get(part) in gone[section] for part, section in parts)
+
 
 def resolve(section: str, recipes: Mapping[str, Any]) -> dict[str, Any]:
     """Return recipes without `extends`: each is laid over the recipe it extends.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workflow.recipes import resolve
+from workflow.recipes import resolve, resolve_all
 
 
 def test_a_recipe_takes_over_what_it_does_not_say_itself():
@@ -43,3 +43,29 @@ def test_circles_and_strangers_are_refused(recipes, found):
     with pytest.raises(ValueError, match="remedy") as caught:
         resolve("fields", recipes)
     assert found in str(caught.value)
+
+
+def test_with_a_recipe_goes_what_is_made_of_it():
+    config = {
+        "priors": {"p": {"module": "m"}},
+        "geometries": {"kept": {"module": "g"}, "dropped": None},
+        "fields": {
+            "plain": {"prior": "p", "geometry": "kept"},
+            "looks": {"prior": "p", "geometry": "kept", "features": "dropped"},
+            "shares": {"prior": "p", "geometry": "kept", "trained_as": "looks"},
+            "again": {"prior": "p", "geometry": "kept", "trained_as": "shares"},
+        },
+        "headline": ["looks", "plain"],
+        "tables": {"t": {"again": "x", "plain": "y"}, "u": {"plain": None}},
+    }
+    resolve_all(config)
+    assert list(config["fields"]) == ["plain"]
+    assert config["headline"] == ["plain"]
+    assert config["tables"] == {"t": {"plain": "y"}, "u": {}}
+
+
+def test_a_name_that_never_was_is_left_for_others_to_refuse():
+    config = {"fields": {"f": {"prior": "typo"}}, "headline": ["f", "g"], "tables": {}}
+    resolve_all(config)
+    assert config["fields"] == {"f": {"prior": "typo"}}
+    assert config["headline"] == ["f", "g"]

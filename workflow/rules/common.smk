@@ -12,19 +12,13 @@ ROOT = Path(workflow.current_basedir).parent.parent
 sys.path.insert(0, str(ROOT / "workflow"))
 
 from code_digest import CodeDigest
-from recipes import resolve
+from recipes import FIELD_PARTS, resolve_all
 from scenes import read_splits
 
-for section in ("priors", "geometries", "fields"):
-    try:
-        config[section] = resolve(section, config.get(section) or {})
-    except ValueError as error:
-        raise WorkflowError(str(error)) from None
-# An overlay drops a row of a table by null.
-config["tables"] = {
-    table: {name: label for name, label in rows.items() if label is not None}
-    for table, rows in (config.get("tables") or {}).items()
-}
+try:
+    resolve_all(config)
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
 validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.yaml"))
 
 DATASET = config["dataset"]
@@ -48,14 +42,6 @@ PRIOR_SPLITS = ["val"] if SPLITS["val"] and LABEL_MAP else []
 PRIORS = [name for name, recipe in config["priors"].items() if "folds" not in recipe]
 GEOMETRIES = list(config["geometries"])
 HEADLINE = config["headline"]
-FIELD_PARTS = {
-    "prior": "priors",
-    "training_prior": "priors",
-    "geometry": "geometries",
-    "training_geometry": "geometries",
-    "features": "geometries",
-    "trained_as": "fields",
-}
 
 
 def check_name(place, name, section):
