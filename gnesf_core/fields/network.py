@@ -6,6 +6,7 @@ level of the pyramid, which makes the features F, and the votes.
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -189,10 +190,13 @@ class GnesfNetwork(nn.Module):
         if s.vote in UNLEARNED:
             equal = color.new_zeros(len(color))
             return Votes(pairs, said, color, equal, equal, None)
+        is_direct = s.vote == "direct"
+        voter = self.vote.vote if is_direct else self.vote
+        fused = is_fused(voter, maps)
         sights = Sights(
             pairs.point,
             # Autocast would round means and sums over views.
-            _features(maps, pairs).float(),
+            color[:, :0] if fused and not is_direct else _features(maps, pairs).float(),
             color,
             said.softmax(1) if s.payload == "logits" else said,
             displacement.float(),
@@ -200,9 +204,14 @@ class GnesfNetwork(nn.Module):
             sample_encoding(scene.encoding, points_world),
             len(sources.pictures),
         )
-        is_direct = s.vote == "direct"
-        voter = self.vote.vote if is_direct else self.vote
-        scores, color_scores = (values.float() for values in in_parts(voter, sights))
+        if fused:
+            from gnesf_core.fields.voting_numba import paper_scores
+
+            own, encoding = voter.own(sights), sights.encoding
+            both = paper_scores(voter, maps, pairs, own, encoding)
+        else:
+            both = in_parts(voter, sights)
+        scores, color_scores = (values.float() for values in both)
         predicted = self.vote(sights).float() if is_direct else None
         return Votes(pairs, said, color, scores, color_scores, predicted)
 
@@ -251,6 +260,12 @@ class GnesfNetwork(nn.Module):
             for values in (labels.semantic, labels.color)
         )
         return Labels(semantic, color, total[:, 0] > 0)
+
+
+def is_fused(voter: nn.Module, maps: Maps) -> bool:
+    """Tell whether a compiled twin votes, which reads the maps by itself."""
+    plain = all(own.device.type == "cpu" and own.dtype == torch.float32 for own in maps)
+    return plain and isinstance(voter, PaperVote) and find_spec("numba") is not None
 
 
 def _displacement(

@@ -7,6 +7,7 @@ that many views see comes often, and one that none sees never.
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -134,6 +135,11 @@ def sample_maps(
 
     Maps with channels side by side in memory are read where they are.
     """
+    is_whole = not maps.is_floating_point()
+    if is_whole and maps.device.type == "cpu" and find_spec("numba") is not None:
+        from gnesf_core.ops.map_sampling_numba import sample
+
+        return sample(maps, pairs.view, uv)
     _, channels, height, width = maps.shape
     rows = maps.permute(0, 2, 3, 1).reshape(-1, channels)
     pixels, weights = four_pixels(uv, width, height)

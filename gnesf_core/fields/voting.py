@@ -182,14 +182,18 @@ class PaperVote(nn.Module):
         """Return the scores of what views say of classes, and of colours."""
         point, count = sights.point, len(sights.encoding)
         statistics = torch.cat(mean_and_variance(sights.features, point, count), 1)
-        new = elu(self.first(sights.features, statistics, point))
-        own = [elu(self.second(new))]
-        own.append(sights.displacement if self._vector else sights.depth_m[:, None])
+        new = elu(self.second(elu(self.first(sights.features, statistics, point))))
+        own = torch.cat([new, self.own(sights)], 1)
+        hidden = elu(self.third(own, sights.encoding, point))
+        return self.semantic(hidden)[:, 0], self.color(hidden)[:, 0]
+
+    def own(self, sights: Sights) -> Float[Tensor, "pairs e"]:
+        """Return what the third layer sees of pairs beside F'."""
+        own = [sights.displacement if self._vector else sights.depth_m[:, None]]
         if self._informed:
             distance_m = sights.displacement.norm(dim=1, keepdim=True)
             own += [sights.said, entropy(sights.said), distance_m]
-        hidden = elu(self.third(torch.cat(own, 1), sights.encoding, point))
-        return self.semantic(hidden)[:, 0], self.color(hidden)[:, 0]
+        return torch.cat(own, 1)
 
 
 class DirectSemantics(nn.Module):

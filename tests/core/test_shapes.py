@@ -23,8 +23,9 @@ def test_the_core_imports_on_a_bare_node():
               "safetensors", "tensorboard", "triton", "torchsparse")  # fmt: skip
     # These are about such a library, and are imported only where it is used.
     late = ("__init__", "compiled", "tsdf_numba", "back_projection_numba",
-            "back_projection_triton", "visibility_numba",
-            "implicit", "mask2former_mmseg", "mask2former_transformers")  # fmt: skip
+            "back_projection_triton", "visibility_numba", "implicit",
+            "mask2former_mmseg", "mask2former_transformers", "voting_numba",
+            "layers_numba", "map_sampling_numba")  # fmt: skip
     program = f"""
 import pathlib, sys
 import torch, numpy, h5py

@@ -1,6 +1,7 @@
 """What people do with the workflow: run, run again, change something, misspell it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -326,11 +327,13 @@ def test_every_profile_and_overlay_parses(tree):
         # One training scene is less than the overlay wants to hold out.
         (tree.root / "few.yaml").write_text(
             "geometries: {neucon: {data: {held_out_scenes: 0}}}\n"
+            "fields: {gnesf: {data: {held_out_scenes: 0}}}\n"
         )
         jobs = tree.planned("--configfile", overlay, "few.yaml")
         assert jobs["extract_frames"] == 3 and jobs["train_prior"] == 1
-        assert jobs["cache_prior"] == 2  # of the validation scene, without noisy labels
-        assert jobs["train_sdf"] == 1 and jobs["fuse_features"] == 3
+        assert jobs["cache_prior"] == 3  # two of the validation scene: no noisy labels
+        assert jobs["train_sdf"] == jobs["train_semantics"] == 1
+        assert jobs["fuse_features"] == 4  # three of the validation scene
 
 
 def test_replica_is_judged_by_weights_and_trains_nothing(tree):
@@ -349,6 +352,42 @@ def test_replica_is_judged_by_weights_and_trains_nothing(tree):
         jobs = tree.planned(*target, *overlay)
         assert jobs and not {"train_sdf", "train_prior"} & set(jobs)
     assert tree.planned("geometry", *overlay)["fuse_features"] == 2
+
+
+def test_no_segmenter_predicts_a_scene_of_its_own_training_for_a_vote(tree):
+    model = "results/synthrooms/fields/gnesf-crossfit/model.safetensors"
+    text = tree.snakemake("-n", "-p", model).stdout
+    learned_from, maps = {}, {}
+    for command in re.findall(r"python -m stages\.\w+ [^\n]*", text):
+        scenes = re.findall(r"frames/(scene\d+_00)\.h5", command)
+        weights = re.search(r"crossfit/(fold\d)/model", command)
+        if weights and "stages.train_prior" in command:
+            learned_from[weights[1]] = set(scenes)
+        elif weights and "stages.cache_prior" in command:
+            maps[scenes[0]] = weights[1]
+    assert len(learned_from) == 3 and len(maps) == 16
+    assert set(maps.values()) == set(learned_from)
+    assert all(scene not in learned_from[fold] for scene, fold in maps.items())
+    everything = set.union(*learned_from.values())
+    assert len(everything) == 32
+    assert all(len(scenes) >= 21 for scenes in learned_from.values())
+
+
+def test_the_papers_tables_are_targets(tree):
+    for table, fields in (("table2", 2), ("table4", 10), ("views", 4), ("scenes", 4)):
+        jobs = tree.planned(table)
+        assert jobs["print_paper_table"] == 1
+        assert jobs["evaluate_scene"] == 4 * fields
+        assert jobs.get("render_views", 0) == (
+            4 * fields if table in ("views", "scenes") else 0
+        )
+
+
+def test_a_geometry_that_is_dropped_takes_its_fields_along(tree):
+    (tree.root / "less.yaml").write_text("geometries: {neucon: null}\n")
+    jobs = tree.planned("--configfile", "less.yaml")
+    assert jobs["extract_mesh"] == 4 * 2  # the oracle and the running average
+    assert not {"train_sdf", "train_semantics"} & set(jobs)
 
 
 def test_more_held_out_scenes_than_there_are_is_said_before_anything_runs(tree):
