@@ -31,6 +31,7 @@ rule all:
         "Everything of {DATASET} is up to date"
 
 
+include: "workflow/rules/inputs.smk"
 include: "workflow/rules/synthrooms.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/priors.smk"
