@@ -55,9 +55,14 @@ def prior_training_scenes(wildcards):
 
 def prior_weights(wildcards):
     """Name the weights that a scene's maps are made by."""
-    found, fold = prior.weights(wildcards), fold_of(wildcards)
-    if fold is None or "weights" in prior(wildcards):
-        return found
+    fold = fold_of(wildcards)
+    if fold is None:
+        return prior.weights(wildcards)
+    if "weights" in prior(wildcards):
+        raise WorkflowError(
+            f"config: priors: {wildcards.prior}: weights: expected none, as a prior with "
+            "folds is trained on parts of the scenes; remedy: describe its training"
+        )
     folder = f"results/{wildcards.dataset}/priors/{wildcards.prior}/fold{fold}"
     return f"{folder}/model.safetensors"
 
