@@ -134,7 +134,7 @@ def _draw(
     out: Path,
 ) -> None:
     kept = scene.frames
-    keys = np.flatnonzero(kept.is_key)
+    keys = np.flatnonzero(kept.is_key if kept.is_key.any() else kept.is_view)
     positions = keys[spread(len(keys), ROWS)].tolist()
     above, below = _parts(len(positions), kept.color_size, disputed is not None)
     caster = make_caster(mesh.vertices_world, mesh.faces)

@@ -14,11 +14,11 @@ from gnesf_core.viz.picture import class_colors
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+WIDTH_INCHES, DPI = 11.0, 128  # of figures with rows of pictures
+WRONG, RIGHT, UNJUDGED = (213, 94, 0), (235, 235, 235), (255, 255, 255)
 # Told apart by people with any colour vision, and in print (Okabe and Ito).
 # More fields than inks: the next round is hatched.
 HATCHES = ("", "//", "..", "xx")
-WIDTH_INCHES, DPI = 11.0, 128  # of figures with rows of pictures
-WRONG, RIGHT, UNJUDGED = (213, 94, 0), (235, 235, 235), (255, 255, 255)
 INKS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 
 plt.rcParams.update(

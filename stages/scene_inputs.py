@@ -22,10 +22,12 @@ def scene_inputs(
         geometry = stack.enter_context(store.VolumeFile(volume, kept))
         maps = stack.enter_context(store.PriorMaps(prior, kept))
         files = {"frames": kept, "volume": geometry, "prior": maps}
-        encoded = None
+        encoded, made_by = None, None
         if features is not None:
             files["features"] = stack.enter_context(store.VolumeFile(features, kept))
             encoded = files["features"].volume()
+            made_by = files["features"].provenance["inputs"].get("weights")
         fingerprints = {role: file.fingerprint for role, file in files.items()}
         surface = geometry.volume().surface
-        yield SceneInputs(kept, maps, surface, encoded, features), fingerprints
+        inputs = SceneInputs(kept, maps, surface, encoded, features, made_by)
+        yield inputs, fingerprints

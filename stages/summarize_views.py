@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from gnesf_core.data.publish import read_json, write_text
+from gnesf_core.errors import BadInput
 from gnesf_core.evaluation import novel_view_summary, tables
 from stages.cli import run
 
@@ -20,6 +21,14 @@ def main(
     html: Path,
 ) -> None:
     """Read every scene's scores; write one table per question, and one page."""
+    if not scores:
+        raise BadInput(
+            "command line",
+            "--scores",
+            expected="scores of fields that render views",
+            found="none",
+            remedy="name a field by the module gnesf in the config's headline",
+        )
     rows = [read_json(path) for path in scores]
     lines = {
         fields: novel_view_summary.per_field(rows),

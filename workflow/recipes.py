@@ -14,6 +14,11 @@ FIELD_PARTS = {
 }
 
 
+# Keys of a recipe that say what is learned, and from what.
+_LEARNING = {"training", "data", "folds", "trained_as", "training_prior",
+             "training_geometry"}  # fmt: skip
+
+
 def resolve_all(config: dict[str, Any]) -> None:
     """Resolve every section of a config, without what an overlay has dropped by null.
 
@@ -39,6 +44,7 @@ def resolve_all(config: dict[str, Any]) -> None:
             if label is not None and name not in gone["fields"]
         }
         for table, rows in (config.get("tables") or {}).items()
+        if rows is not None
     }
 
 
@@ -72,9 +78,11 @@ def _resolved(
     if not isinstance(recipe, Mapping) or "extends" not in recipe:
         return recipe  # whatever it is, the schema judges it
     own = {key: value for key, value in recipe.items() if key != "extends"}
-    return _laid_over(
-        _resolved(section, recipes, recipe["extends"], (*seen, name)), own
-    )
+    below = _resolved(section, recipes, recipe["extends"], (*seen, name))
+    if isinstance(below, Mapping) and _LEARNING & own.keys():
+        # It learns something of its own: what the other was given is not that.
+        below = {key: value for key, value in below.items() if key != "weights"}
+    return _laid_over(below, own)
 
 
 def _laid_over(below: Any, above: Any) -> Any:

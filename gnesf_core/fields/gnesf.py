@@ -1,5 +1,8 @@
 """The paper's field: source views vote on points, near surfaces that are given."""
 
+import contextlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -67,9 +70,16 @@ def open_field(
     if settings.vote not in UNLEARNED:
         if weights is None:
             _refuse("weights", "the weights of the field")
-        load_into(network, weights)
+        network.learned_with = _start_of(load_into(network, weights))
         inputs["weights"] = sha256_of(weights)
     return GnesfField(network.to(device).eval(), inputs, device)
+
+
+def _start_of(metadata: Mapping[str, str]) -> str | None:
+    """Return the digest of the geometry's weights that a field has learned with."""
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+        return json.loads(metadata["provenance"])["inputs"].get("start")
+    return None  # weights from elsewhere need not say it
 
 
 def _refuse(place: str, expected: str) -> NoReturn:
@@ -184,6 +194,15 @@ def scene_for(
         encoding = encoding_of(inputs.features)
         where = inputs.features_path or inputs.frames.scene
         check_channels(encoding, network.given_channels, where)
+        known = network.learned_with, inputs.features_weights
+        if None not in known and known[0] != known[1]:
+            raise BadInput(
+                where,
+                "weights that made the encoding",
+                expected=f"{known[0][:12]}, with which the field has learned",
+                found=known[1][:12],
+                remedy="let `features` name the geometry of the field's training",
+            )
     scene = moved(Scene(distance_field(inputs.surface), encoding), device)
     return scene.to_be_asked_often(network.settings)
 

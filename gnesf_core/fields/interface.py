@@ -29,6 +29,7 @@ class SceneInputs:
     surface: DistanceGrid  # signed distances that the points were taken from
     features: SceneVolume | None = None  # its encoding is what learned fields are given
     features_path: Path | None = None  # for errors to name
+    features_weights: str | None = None  # digest of the weights that made them
 
 
 class PointLabels(NamedTuple):

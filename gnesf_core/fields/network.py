@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from gnesf_core.config import GnesfConfig, NeuconConfig
+from gnesf_core.errors import BadInput
 from gnesf_core.fields.encoding import Encoding, sample_encoding
 from gnesf_core.fields.occlusion import hidden
 from gnesf_core.fields.rays import Rays, RaySamples, composite, sample_rays
@@ -42,9 +43,11 @@ from gnesf_core.geometry.distance_field import (
 from gnesf_core.geometry.visibility import Occluders
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.nets.mnasnet import STRIDES, Pyramid
-from gnesf_core.shapes import Bool, Float, Float64
+from gnesf_core.shapes import Bool, Float, Float64, UInt8
 
 UNLEARNED = ("mean", "nearest")  # votes that have no weights
+
+_PICTURES = 16  # that are looked at at once
 
 Maps = Sequence[Tensor]  # F of every view, by level
 
@@ -99,6 +102,15 @@ class GnesfNetwork(nn.Module):
         self.settings = settings
         self.picture_size = encoder.image_width, encoder.image_height
         self.given_channels = encoder.channels  # of the encoding M
+        self.learned_with: str | None = None  # digest of the weights that made M
+        if settings.near_m >= settings.far_m:
+            raise BadInput(
+                "recipe",
+                "near_m",
+                expected=f"less than far_m, {settings.far_m}",
+                found=settings.near_m,
+                remedy="correct the field's settings",
+            )
         if settings.vote in UNLEARNED:
             return
         self.encoder = Pyramid(encoder.encoder_width).requires_grad_(
@@ -133,8 +145,13 @@ class GnesfNetwork(nn.Module):
         """Return the features F of source views, for votes that look at them."""
         if self.settings.vote in UNLEARNED:
             return []
+        # Of a whole scene's key frames, the first layers would fill a GPU.
+        parts = [self._look(some) for some in sources.pictures.split(_PICTURES)]
+        return [torch.cat(level) for level in zip(*parts, strict=True)]
+
+    def _look(self, pictures: UInt8[Tensor, "views 3 h w"]) -> Maps:
         with torch.no_grad():
-            maps = self.encoder(sources.pictures)
+            maps = self.encoder(pictures)
         return [layer(own) for layer, own in zip(self.features, maps, strict=True)]
 
     def visible_pairs(
@@ -157,6 +174,19 @@ class GnesfNetwork(nn.Module):
         most_views: int | None = None,
     ) -> Labels:
         """Return what the views say of points: all, or the so many nearest of each."""
+        if self.settings.vote_at == "voxels":
+            given = scene, sources, maps, points_world
+            return self._label_between_voxels(*given, most_views)
+        return self._label_at(scene, sources, maps, points_world, most_views)
+
+    def _label_at(
+        self,
+        scene: Scene,
+        sources: Sources,
+        maps: Maps,
+        points_world: Float64[Tensor, "n 3"],
+        most_views: int | None = None,
+    ) -> Labels:
         votes = self.ask(scene, sources, maps, points_world, most_views)
         point, count = votes.pairs.point, len(points_world)
         color, _ = blend(votes.color_scores, votes.color, point, count)
@@ -202,7 +232,7 @@ class GnesfNetwork(nn.Module):
             displacement.float(),
             pairs.depth_m,
             sample_encoding(scene.encoding, points_world),
-            len(sources.pictures),
+            min(len(sources.pictures), most_views or len(sources.pictures)),
         )
         if fused:
             from gnesf_core.fields.voting_numba import paper_scores
@@ -234,10 +264,7 @@ class GnesfNetwork(nn.Module):
             )
         counted = samples.weights > 0
         points = rays.at(samples.distance_m)[counted]
-        if s.vote_at == "voxels":
-            labels = self._label_between_voxels(scene, sources, maps, points)
-        else:
-            labels = self.label(scene, sources, maps, points)
+        labels = self.label(scene, sources, maps, points)
         return _rendered(samples, counted, labels)
 
     def _label_between_voxels(
@@ -246,12 +273,13 @@ class GnesfNetwork(nn.Module):
         sources: Sources,
         maps: Maps,
         points_world: Float64[Tensor, "n 3"],
+        most_views: int | None = None,
     ) -> Labels:
         """Let views vote on voxels, and interpolate between those that any sees."""
         near, weights = nearby_voxels(scene.field, points_world)
         voxels, row = near.unique(return_inverse=True)
         centres_world = voxel_centres(scene.field, voxels)
-        labels = self.label(scene, sources, maps, centres_world)
+        labels = self._label_at(scene, sources, maps, centres_world, most_views)
         weights = weights * labels.seen[row]
         total = weights.sum(1, keepdim=True)
         weights = weights / torch.where(total > 0, total, 1.0)

@@ -96,19 +96,22 @@ class FieldSamples:
 
     def _survey(self, number: int) -> None:
         """Note a scene's frames that rays may start in."""
-        frames, prior, *_ = self._files(number)
-        name = frames.scene
-        self.fingerprints[f"frames {name}"] = frames.fingerprint
-        self.fingerprints[f"prior {name}"] = prior.fingerprint
-        for role in ("surface", "features"):
-            with VolumeFile(getattr(self._paths[number], role), frames) as volume:
-                self.fingerprints[f"{role} {name}"] = volume.fingerprint
-        targets = frames_of_kind(frames, self._data.frames)
-        sources = frames_of_kind(frames, self._settings.source_frames)
-        if frames.has_labels and len(targets) and len(set(sources)) > 1:
-            self._targets[number] = targets
-        else:
-            log.warning("%s has too few labelled frames and is not trained on", name)
+        paths = self._paths[number]
+        with Frames(paths.frames) as frames, PriorMaps(paths.prior, frames) as prior:
+            name = frames.scene
+            self.fingerprints[f"frames {name}"] = frames.fingerprint
+            self.fingerprints[f"prior {name}"] = prior.fingerprint
+            for role in ("surface", "features"):
+                with VolumeFile(getattr(paths, role), frames) as volume:
+                    self.fingerprints[f"{role} {name}"] = volume.fingerprint
+            targets = frames_of_kind(frames, self._data.frames)
+            sources = frames_of_kind(frames, self._settings.source_frames)
+            if frames.has_labels and len(targets) and len(sources) > 1:
+                self._targets[number] = targets
+            else:
+                log.warning(
+                    "%s has too few labelled frames and is not trained on", name
+                )
 
     def _choose_held_out(self) -> list[int]:
         wanted, found = self._data.held_out_scenes, len(self._targets)
@@ -192,10 +195,12 @@ def open_scene(paths: ScenePaths, channels: int) -> _OpenScene:
     """Open the files of a scene, refusing those that do not belong together."""
     frames = Frames(paths.frames)
     prior = PriorMaps(paths.prior, frames)
-    with VolumeFile(paths.surface, frames) as surface:
-        field = distance_field(surface.volume().surface)
-    with VolumeFile(paths.features, frames) as features:
-        encoding = encoding_of(features.volume())
+    with VolumeFile(paths.features, frames) as file:
+        features = surface = file.volume()
+    if paths.surface != paths.features:
+        with VolumeFile(paths.surface, frames) as file:
+            surface = file.volume()
+    field, encoding = distance_field(surface.surface), encoding_of(features)
     check_channels(encoding, channels, paths.features)
     tensors = field.tsdf, field.observed, encoding.rows, encoding.features
     nbytes = sum(tensor.nbytes for tensor in tensors)

@@ -6,6 +6,7 @@ known about such pairs of point and view is kept as a list of pairs, in which a 
 that many views see comes often, and one that none sees never.
 """
 
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from gnesf_core.data.store import Frames, PriorMaps
+from gnesf_core.data.store import SMALLEST_SCORE, Frames, PriorMaps
 from gnesf_core.errors import BadInput
 from gnesf_core.geometry import camera
 from gnesf_core.geometry.sampling import four_pixels
@@ -89,7 +90,8 @@ def _map(frames: Frames, prior: PriorMaps, position: int, payload: str) -> np.nd
             found="others",
             remedy="delete the file and run snakemake again",
         )
-    return logits
+    logits = logits.astype(np.float32)
+    return np.where(np.isfinite(logits), logits, np.float32(_NOTHING_KNOWN))
 
 
 def pairs_in_view(
@@ -172,15 +174,16 @@ def said_by_prior(
     """
     uv = covering_uv(sources, sources.maps, pairs)
     if sources.maps.is_floating_point():
-        logits = sample_maps(sources.maps.float().nan_to_num(neginf=-1e30), pairs, uv)
-        known = logits.amin(1) > _UNKNOWN
+        logits = sample_maps(sources.maps, pairs, uv)
+        known = logits.amin(1) > _LEAST_LOGIT
         return torch.where(known[:, None], logits, 0.0), known
     shares = sample_maps(sources.maps, pairs, uv)
     total = shares.sum(1, keepdim=True)
     return shares / torch.where(total > 0, total, 1.0), total[:, 0] > 0
 
 
-_UNKNOWN = -1e6  # logits are logarithms of numbers that are not so small
+_LEAST_LOGIT = 1.01 * math.log(SMALLEST_SCORE)  # prior files have none below
+_NOTHING_KNOWN = -1e30  # in place of -inf, which interpolation would spoil
 
 
 def said_in_color(sources: Sources, pairs: Pairs) -> Float[Tensor, "pairs 3"]:

@@ -129,9 +129,11 @@ def in_parts(
         return network(sights)
     # A part ends where the pairs of a point end.
     firsts = torch.arange(_PART, total, _PART, device=sights.point.device)
-    ends = torch.searchsorted(sights.point, sights.point[firsts]).tolist()
-    bounds = sorted({0, *ends, total})
-    edges = [0, *(int(sights.point[end]) for end in bounds[1:-1]), len(encoding)]
+    points = sights.point[firsts].unique()
+    ends = torch.searchsorted(sights.point, points)
+    # The first part is never empty, but its first point may be the next one's too.
+    pairs, lows = torch.stack([ends, points])[:, ends > 0].tolist()
+    bounds, edges = [0, *pairs, total], [0, *lows, len(encoding)]
     sizes = [[high - low for low, high in pairwise(ends)] for ends in (bounds, edges)]
     # Not slices: each of their gradients would be as large as the whole.
     parts = [values.split(sizes[0]) for values in of_pairs]

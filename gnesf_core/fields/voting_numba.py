@@ -25,9 +25,9 @@ from gnesf_core.fields.sources import Pairs
 from gnesf_core.fields.voting import PaperVote
 from gnesf_core.nets.mnasnet import STRIDES
 from gnesf_core.ops.compiled import compiled, inlined
-from gnesf_core.ops.lanes import spread
 from gnesf_core.ops.layers_numba import OPTIONS, add_product, through_elu, to_elu
 from gnesf_core.ops.map_sampling_numba import corners
+from gnesf_core.ops.threads import on_threads
 from gnesf_core.shapes import Float32
 
 _TILE = 256  # pairs, and those of the last point
@@ -135,7 +135,7 @@ class _PaperScores(torch.autograd.Function):
         scores = torch.empty(len(given.point), 2)
         jobs = _jobs(given.point)
         arrays = given, _arrays(maps), _Weights(*_arrays(weights)), scores.numpy()
-        spread(lambda job: _forward(*arrays, jobs[job]), len(jobs), threads)
+        on_threads(lambda job: _forward(*arrays, jobs[job]), len(jobs), threads)
         ctx.save_for_backward(*maps, *weights)
         ctx.given, ctx.jobs, ctx.threads = given, jobs, threads
         return scores
@@ -174,7 +174,7 @@ def _some_back(
     def back(job: int) -> None:
         _backward(*common, of_pairs, low, jobs[job], parts[job])
 
-    spread(back, len(jobs), threads)
+    on_threads(back, len(jobs), threads)
     return of_weights, of_pairs
 
 
@@ -190,7 +190,7 @@ def _maps_back(
     def scatter(view: int) -> None:
         _scatter(of_maps, of_pairs, given.views, given.uv, low, view)
 
-    spread(scatter, len(of_maps[0]), threads)
+    on_threads(scatter, len(of_maps[0]), threads)
 
 
 def _jobs(point: np.ndarray) -> list[np.ndarray]:

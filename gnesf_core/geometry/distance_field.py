@@ -55,10 +55,12 @@ def sample_distance(
     fraction = (index - first).float()
     tsdf = torch.zeros(index.shape[:-1], device=index.device)
     known = torch.ones_like(tsdf, dtype=torch.bool)
-    for corner in _CORNERS:
-        step = torch.tensor(corner, device=index.device)
-        value, observed = _look_up(field, first.long() + step)
-        share = torch.where(step == 1, fraction, 1 - fraction).prod(-1)
+    shares = 1 - fraction, fraction
+    corner = first.long()
+    for a, b, c in _CORNERS:
+        step = corner[..., 0] + a, corner[..., 1] + b, corner[..., 2] + c
+        value, observed = _look_up(field, step)
+        share = shares[a][..., 0] * shares[b][..., 1] * shares[c][..., 2]
         tsdf += share * value
         known &= observed
     return torch.where(known, tsdf, 1.0), known
@@ -77,7 +79,7 @@ def nearby_voxels(
     fraction = (index - first).float()[:, None]
     weights = torch.where(steps == 1, fraction, 1 - fraction).prod(-1)
     ijk = first.long()[:, None] + steps
-    _, observed = _look_up(field, ijk)
+    _, observed = _look_up(field, ijk.unbind(-1))
     x, y, z = field.tsdf.shape
     i, j, k = ijk.unbind(-1)
     flat = torch.where(observed, (i * y + j) * z + k, 0)
@@ -93,10 +95,18 @@ def voxel_centres(
 
 
 def _look_up(
-    field: DistanceField, ijk: Int64[Tensor, "*n 3"]
+    field: DistanceField, ijk: tuple[Tensor, ...]
 ) -> tuple[Float32[Tensor, "*n"], Bool[Tensor, "*n"]]:
-    """Return the distances of voxels, and which were observed: none outside."""
-    limit = torch.tensor(field.tsdf.shape, device=ijk.device) - 1
-    nearest = ijk.minimum(limit).clamp(min=0)
-    i, j, k = nearest.unbind(-1)
-    return field.tsdf[i, j, k], field.observed[i, j, k] & (ijk == nearest).all(-1)
+    """Return the distances of voxels, and which were observed: none outside.
+
+    Bounds are numbers, not tensors: a GPU would be waited for.
+    """
+    nearest = [
+        own.clamp(0, count - 1)
+        for own, count in zip(ijk, field.tsdf.shape, strict=True)
+    ]
+    inside = torch.ones_like(ijk[0], dtype=torch.bool)
+    for own, clamped in zip(ijk, nearest, strict=True):
+        inside &= own == clamped
+    i, j, k = nearest
+    return field.tsdf[i, j, k], field.observed[i, j, k] & inside

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gnesf_core.ops.compiled import compiled, inlined
-from gnesf_core.ops.lanes import spread
+from gnesf_core.ops.threads import on_threads
 from gnesf_core.shapes import Float, Float32, Int64, Shaped
 
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
@@ -75,7 +75,7 @@ def sample(
     places = uv.detach().float().contiguous()
     arrays = [a.numpy() for a in (rows, view.contiguous(), places, result)]
     jobs = -(-len(view) // _LANE)
-    spread(lambda job: _sample(*arrays, job * _LANE, _LANE), jobs)
+    on_threads(lambda job: _sample(*arrays, job * _LANE, _LANE), jobs)
     return result
 
 

@@ -332,13 +332,13 @@ def test_logits_that_are_no_numbers_are_refused(scenes, tmp_path, value):
 
 
 def test_logits_of_pixels_that_know_nothing_are_welcome(scenes):
-    """The ceiling is void: there every logit is -inf."""
+    """The ceiling is void: there every logit is -inf in the file."""
     samples = samples_of(
         [scenes[0], scenes[0]], settings(payload="logits"), held_out_scenes=0
     )
     maps = [samples[number]["sample"].sources.maps for number in range(3)]
-    assert any(own.isneginf().any() for own in maps)
-    assert not any(own.isnan().any() for own in maps)
+    assert any((own < -1e29).any() for own in maps)
+    assert all(own.isfinite().all() for own in maps)
 
 
 def test_a_batch_keeps_samples_apart(scenes):

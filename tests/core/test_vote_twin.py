@@ -11,8 +11,8 @@ from gnesf_core.fields.sources import Pairs, sample_maps
 from gnesf_core.fields.voting import PaperVote, Sights
 from gnesf_core.fields.voting_numba import paper_scores
 from gnesf_core.nets.mnasnet import STRIDES
-from gnesf_core.ops import lanes
 from gnesf_core.ops.layers_numba import add_product, through_elu, to_elu
+from gnesf_core.ops.threads import on_threads
 
 CHANNELS, ENCODING, CLASSES, VIEWS = (3, 5, 4), 6, 7, 5
 WIDTH, HEIGHT = 48, 32
@@ -289,9 +289,9 @@ def test_elu_and_its_slope_are_exact_to_rounding():
 def test_every_job_is_done_once_and_errors_come_through():
     for threads in (1, 2, 5):
         done = []
-        lanes.spread(done.append, 7, threads)
+        on_threads(done.append, 7, threads)
         assert sorted(done) == list(range(7))
         with pytest.raises(ZeroDivisionError):
-            lanes.spread(lambda n: 1 // (n - 3), 7, threads)
-    lanes.spread(done.append, 0)
+            on_threads(lambda n: 1 // (n - 3), 7, threads)
+    on_threads(done.append, 0)
     assert len(done) == 7

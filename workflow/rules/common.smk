@@ -220,14 +220,31 @@ class Recipes:
 
         return fold
 
+    def learned_by(self, name):
+        """Name the recipe whose training a recipe uses: its own, or another's."""
+        seen = [name]
+        while other := config[self.section][name].get("trained_as"):
+            name = other
+            if name in seen or not learns(config[self.section][name]):
+                raise WorkflowError(
+                    f"config: {self.section}: {seen[0]}: trained_as: expected a recipe "
+                    f"that learns, found {' -> '.join([*seen, name])}; remedy: name "
+                    "another"
+                )
+            seen.append(name)
+        return name
+
     def weights(self, wildcards):
         """Name the weights of a recipe's network; none for recipes without one."""
         recipe = self(wildcards)
-        if "weights" in recipe:
-            return recipe["weights"]
         if not learns(recipe):
             return []
-        name = recipe.get("trained_as") or getattr(wildcards, self.wildcard)
+        name = getattr(wildcards, self.wildcard)
+        if "weights" not in recipe:
+            name = self.learned_by(name)
+            recipe = config[self.section][name]
+        if "weights" in recipe:
+            return recipe["weights"]
         if not SPLITS["train"]:
             raise WorkflowError(
                 f"config: {self.section}: {name}: expected scenes to train on, found "
@@ -239,21 +256,23 @@ class Recipes:
         """Name the recipes of these that are trained here, if there is what to learn."""
         if not SPLITS["train"]:
             return []
-        recipes = {name: config[self.section][name] for name in names}
-        own = [
-            recipe.get("trained_as") or name
-            for name, recipe in recipes.items()
-            if learns(recipe) and "weights" not in recipe
+        learned = [
+            self.learned_by(name)
+            for name in names
+            if learns(config[self.section][name])
+            and "weights" not in config[self.section][name]
         ]
-        return list(dict.fromkeys(own))
+        return [
+            name
+            for name in dict.fromkeys(learned)
+            if "weights" not in config[self.section][name]
+        ]
 
 
 def learns(recipe):
-    """Tell whether a recipe has a network that learns."""
-    return "training" in recipe and recipe["settings"].get("vote") not in (
-        "mean",
-        "nearest",
-    )
+    """Tell whether a recipe has a network that learns, or has learned."""
+    votes_by_rule = recipe["settings"].get("vote") in ("mean", "nearest")
+    return not votes_by_rule and ("training" in recipe or "weights" in recipe)
 
 
 prior = Recipes("priors", "prior", "priors")

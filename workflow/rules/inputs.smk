@@ -110,11 +110,12 @@ def field_inputs(wildcards):
     """Name the maps and the geometry that a field's recipe builds on."""
     recipe, where = field(wildcards), f"results/{wildcards.dataset}"
     if recipe["settings"].get("payload") == "logits":
-        if not config["priors"][recipe["prior"]]["settings"].get("logits"):
-            raise WorkflowError(
-                f"config: priors: {recipe['prior']}: settings: logits: expected true, "
-                f"as {wildcards.field} votes with logits, found false; remedy: set it"
-            )
+        for name in {recipe["prior"], recipe.get("training_prior", recipe["prior"])}:
+            if not config["priors"][name]["settings"].get("logits"):
+                raise WorkflowError(
+                    f"config: priors: {name}: settings: logits: expected true, as "
+                    f"{wildcards.field} votes with logits, found false; remedy: set it"
+                )
     inputs = {
         "prior": f"{where}/priors/{recipe['prior']}/{wildcards.scene}.h5",
         "volume": f"{where}/geometry/{recipe['geometry']}/{wildcards.scene}.h5",

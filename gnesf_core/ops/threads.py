@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 
-def spread(job: Callable[[int], None], jobs: int, threads: int | None = None) -> None:
+def on_threads(
+    job: Callable[[int], None], jobs: int, threads: int | None = None
+) -> None:
     """Do the jobs 0, 1, ... on so many threads, or as many as Torch uses."""
     threads = min(threads or torch.get_num_threads(), jobs)
     if threads <= 1:
