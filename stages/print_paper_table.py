@@ -18,10 +18,10 @@ def main(
     split: str,
     scores: list[Path],
     rows: dict[str, str],
-    comparable: str,
     markdown: Path,
     html: Path,
     csv: Path,
+    comparable: str = "",
     views: list[Path] | None = None,
 ) -> None:
     """Write the page, every figure as a line of CSV, and the table into the log.

@@ -67,6 +67,7 @@ def test_every_value_in_a_shell_command_is_quoted():
                     "params.weights",  # so is this
                     "params.targets",  # and this
                     "params.options",  # and this
+                    "params.comparable",  # and this
                     "params.labelled",  # an integer
                 )
                 assert quoted, f"{path.name}: {name}"

@@ -72,7 +72,7 @@ def test_novel_views_are_scored_with_or_without_meshes(scores, out, tmp_path):
     ]
     for given in (scores, []):
         print_paper_table.main(
-            "views", "rooms", "val", given, {"one": 5}, "", **out, views=views
+            "views", "rooms", "val", given, {"one": 5}, **out, views=views
         )
         page = out["markdown"].read_text()
         own = "| 37.5 | 75.0 | 100.0 | 100.0 |" if given else "| 100.0 | 100.0 |"

@@ -112,16 +112,14 @@ rule print_paper_table:
     params:
         *code("print_paper_table"),
         rows=lambda wildcards: json.dumps(config["tables"][wildcards.table]),
-        comparable=lambda wildcards: config["datasets"][wildcards.dataset].get(
-            "paper_name", ""
-        ),
+        comparable=comparable_option,
     message:
         "Putting our figures beside the paper's {wildcards.table}"
     shell:
         "python -m stages.print_paper_table --table {wildcards.table:q}"
         " --dataset {wildcards.dataset:q} --split {wildcards.split:q}"
         " --scores {input.scores:q} --views {input.views:q} --rows {params.rows:q}"
-        " --comparable {params.comparable:q} --markdown {output.markdown:q}"
+        " {params.comparable} --markdown {output.markdown:q}"
         " --html {output.html:q} --csv {output.csv:q} 2>&1 | tee {log:q}"
 
 

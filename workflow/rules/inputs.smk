@@ -47,6 +47,11 @@ def prior_training_scenes(wildcards):
     if wildcards.fold:
         fold, folds = int(wildcards.fold[-1]), prior(wildcards)["folds"]
         count = len(scenes)
+        if count < folds:
+            raise WorkflowError(
+                f"config: priors: {wildcards.prior}: folds: expected at most the {count} "
+                f"training scenes, found {folds}; remedy: train on more, or lower it"
+            )
         scenes = [s for place, s in enumerate(scenes) if folds * place // count != fold]
     return expand(
         "results/{dataset}/frames/{scene}.h5", dataset=wildcards.dataset, scene=scenes
@@ -212,3 +217,9 @@ def paper_table_scores(wildcards):
 
 def weights_option(wildcards, input):
     return shlex.join(["--weights", input.weights]) if input.weights else ""
+
+
+def comparable_option(wildcards):
+    """Say as which data set the paper knows this one, if it does."""
+    name = config["datasets"][wildcards.dataset].get("paper_name")
+    return shlex.join(["--comparable", name]) if name else ""
