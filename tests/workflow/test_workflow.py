@@ -166,7 +166,9 @@ def test_a_changed_recipe_reruns_only_its_own_prior(changed):
     assert jobs["extract_mesh"] == 1 and "train_prior" not in jobs
     more.write_text("priors: {mask2former: {training: {steps: 7}}}\n")
     jobs = changed.planned(*TINY, "more.yaml")
-    assert jobs["train_prior"] == jobs["cache_prior"] == jobs["extract_mesh"] == 1
+    # Its maps of the validation scene, and of the one that votes learn on.
+    assert jobs["train_prior"] == jobs["train_semantics"] == 1
+    assert jobs["cache_prior"] == 2 and jobs["extract_mesh"] == 3
 
 
 def test_weights_take_the_place_of_training(changed):
@@ -177,7 +179,7 @@ def test_weights_take_the_place_of_training(changed):
     )
     changed.edit("gnesf_core/training/loop.py", "** 0.9", "** 0.95")
     jobs = changed.planned(*TINY, "more.yaml")
-    assert "train_prior" not in jobs and jobs["cache_prior"] == 1
+    assert "train_prior" not in jobs and jobs["cache_prior"] == 2
 
 
 def test_more_scenes_leave_those_alone_that_are_there(changed):
@@ -192,10 +194,11 @@ def test_chapters_have_names(finished):
         assert finished.planned(target, *TINY) == {}
     # What nothing else asks for yet: targets and maps of scenes that are not scored.
     assert finished.planned("targets", *TINY)["fuse_targets"] == 1
-    assert finished.planned("geometry", *TINY)["fuse_features"] == 2 * 3
-    assert finished.planned("priors", *TINY)["cache_prior"] == 2 * 2
+    # (Of the training scene votes learn on two geometries and one prior.)
+    assert finished.planned("geometry", *TINY)["fuse_features"] == 2 * 3 - 2
+    assert finished.planned("priors", *TINY)["cache_prior"] == 2 * 2 - 1
     jobs = finished.planned("submission", *TINY)
-    assert jobs["export_labels"] == jobs["pack_submission"] == 2
+    assert jobs["export_labels"] == jobs["pack_submission"] == 4
 
 
 def test_verify_finds_the_one_damaged_file(changed):
