@@ -18,7 +18,6 @@ the arrays that `occluded` has checked.
 # ruff: noqa: ANN001, ANN202
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from torch import Tensor
 from gnesf_core.geometry.distance_field import DistanceField, voxel_coordinates
 from gnesf_core.geometry.visibility import NO_SIGN
 from gnesf_core.ops.compiled import compiled, inlined
+from gnesf_core.ops.threads import on_threads
 from gnesf_core.shapes import Bool, Float32, Float64, UInt8
 
 _FARTHEST = np.uint8(200)  # cells, one more than a walk leaps over at most
@@ -81,13 +81,8 @@ def occluded(
     ]
     found = np.empty(len(points_world), np.bool_)
     threads = threads or torch.get_num_threads()
-    with ThreadPoolExecutor(threads) as pool:
-        jobs = [
-            pool.submit(_walk_all, cells, *ends, found, lane, threads)
-            for lane in range(threads)
-        ]
-        for job in jobs:
-            job.result()
+    given = cells, *ends, found
+    on_threads(lambda lane: _walk_all(*given, lane, threads), threads, threads)
     return torch.from_numpy(found)
 
 

@@ -15,8 +15,6 @@ Compiled functions are not annotated: numba infers their types from the arrays t
 """
 # ruff: noqa: ANN001, ANN202
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +24,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from gnesf_core.ops.back_projection import Projected, check, computing_type
 from gnesf_core.ops.compiled import compiled, inlined
+from gnesf_core.ops.threads import on_threads
 from gnesf_core.shapes import Float, Int64
 
 _TILE = 64  # points
@@ -80,7 +79,7 @@ class _BackProjection(torch.autograd.Function):
         mean = points.new_empty(len(points), features.shape[1])
         variance, count = torch.empty_like(mean), mean.new_empty(len(mean), dtype=int)
         arrays = [a.numpy() for a in (images, points, matrices, mean, variance, count)]
-        _spread(lambda lane: _forward(*arrays, lane, threads), threads, threads)
+        on_threads(lambda lane: _forward(*arrays, lane, threads), threads, threads)
         ctx.save_for_backward(images, points, matrices, mean, count)
         ctx.mark_non_differentiable(count)
         ctx.threads = threads
@@ -99,15 +98,8 @@ class _BackProjection(torch.autograd.Function):
         others += [gradient.to(images.dtype).contiguous() for gradient in given]
         gradient = torch.zeros_like(images)
         arrays = [a.numpy() for a in (gradient, images, *others)]
-        _spread(lambda view: _backward(*arrays, view), len(images), ctx.threads)
+        on_threads(lambda view: _backward(*arrays, view), len(images), ctx.threads)
         return gradient.permute(0, 3, 1, 2).to(mean_gradient.dtype), None, None, None
-
-
-def _spread(job: Callable[[int], None], jobs: int, threads: int) -> None:
-    """Do the jobs 0, 1, ... on so many threads."""
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(job, range(jobs)):
-            pass
 
 
 @_compiled
