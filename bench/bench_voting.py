@@ -33,7 +33,7 @@ from gnesf_core.config import GnesfConfig
 from gnesf_core.fields import network as field_network
 from gnesf_core.fields import sources as field_sources
 from gnesf_core.fields.encoding import Encoding, sample_encoding
-from gnesf_core.fields.network import GnesfNetwork, Scene
+from gnesf_core.fields.network import Evidence, GnesfNetwork, Scene
 from gnesf_core.fields.occlusion import hidden
 from gnesf_core.fields.rays import Rays, composite, sample_rays
 from gnesf_core.fields.sources import Sources
@@ -68,6 +68,7 @@ def main() -> None:
         nn.init.normal_(head.weight)  # at the start all votes are alike
     scene, sources, rays = (moved(part, device) for part in made_up(arguments, size))
     maps = random_maps(network, arguments.views, size, device)
+    evidence = Evidence(scene, sources, maps)
     with torch.no_grad():
         s = network.settings
         counts = s.coarse_samples, s.fine_samples
@@ -76,8 +77,8 @@ def main() -> None:
             scene.field, rays, ends, counts, s.render_truncation_m, jittered=False
         )
     points = rays.at(samples.distance_m).flatten(0, 1)
-    check(network, scene, sources, maps, points)
-    pairs = network.visible_pairs(scene, sources, points)
+    check(network, evidence, points)
+    pairs = network.visible_pairs(evidence, points)
     share = len(pairs.point) / (len(points) * arguments.views)
     weighty = float((samples.weights > 0).double().mean())
     print(f"{arguments.rays} rays x {2 * arguments.samples} samples x "
@@ -86,16 +87,16 @@ def main() -> None:
           f"point, {100 * weighty:.0f} % of samples weigh anything")  # fmt: skip
 
     def ours_votes() -> Tensor:
-        return network.label(scene, sources, maps, points).semantic
+        return network.label(evidence, points).semantic
 
     def dense_votes() -> Tensor:
-        return dense_label(network, scene, sources, maps, points)[0]
+        return dense_label(network, evidence, points)[0]
 
     def ours_step() -> Tensor:
-        return network.render(scene, sources, maps, rays).semantic
+        return network.render(evidence, rays).semantic
 
     def dense_step() -> Tensor:
-        semantic, color = dense_label(network, scene, sources, maps, points)
+        semantic, color = dense_label(network, evidence, points)
         shape = *samples.weights.shape, -1
         return composite(samples.weights, semantic.view(shape)) + 0 * color.sum()
 
@@ -225,7 +226,7 @@ def furnished_box() -> DistanceField:
 def random_maps(
     network: GnesfNetwork, views: int, size: tuple[int, int], device: torch.device
 ) -> list[Tensor]:
-    """Return feature maps as `network.look` would, with gradients to give."""
+    """Return features as `network.look` would, with gradients to give."""
     maps = [
         torch.randn(views, channels, size[1] // stride, size[0] // stride)
         for channels, stride in zip(
@@ -236,13 +237,10 @@ def random_maps(
 
 
 def dense_label(
-    network: GnesfNetwork,
-    scene: Scene,
-    sources: Sources,
-    maps: list[Tensor],
-    points_world: Tensor,
+    network: GnesfNetwork, evidence: Evidence, points_world: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Vote as one writes it first: tensors of views x points, and a mask."""
+    scene, sources, maps = evidence
     views, count = len(sources.pictures), len(points_world)
     height, width = sources.pictures.shape[2:]
     matrices = sources.pixel_from_world
@@ -300,18 +298,12 @@ def _whole(layer: nn.Module, inputs: Tensor) -> Tensor:
     return inputs @ layer.weight.T + layer.bias
 
 
-def check(
-    network: GnesfNetwork,
-    scene: Scene,
-    sources: Sources,
-    maps: list[Tensor],
-    points: Tensor,
-) -> None:
+def check(network: GnesfNetwork, evidence: Evidence, points: Tensor) -> None:
     """Refuse to time what does not agree."""
     with torch.no_grad():
-        ours = network.label(scene, sources, maps, points)
-        dense = dense_label(network, scene, sources, maps, points)
-        plain = without_twins(lambda: network.label(scene, sources, maps, points)[0])()
+        ours = network.label(evidence, points)
+        dense = dense_label(network, evidence, points)
+        plain = without_twins(lambda: network.label(evidence, points)[0])()
     torch.testing.assert_close(ours.semantic, plain, atol=2e-4, rtol=1e-3)
     torch.testing.assert_close(ours.semantic, dense[0], atol=2e-4, rtol=1e-3)
     torch.testing.assert_close(ours.color, dense[1], atol=2e-4, rtol=1e-3)

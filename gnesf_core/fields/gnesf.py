@@ -15,8 +15,8 @@ from gnesf_core.errors import BadInput
 from gnesf_core.fields.choice import frames_of_kind
 from gnesf_core.fields.encoding import check_channels, encoding_of, no_encoding
 from gnesf_core.fields.interface import Field, PointLabels, SceneInputs
-from gnesf_core.fields.network import UNLEARNED, GnesfNetwork, Labels, Maps, Scene
-from gnesf_core.fields.sources import Sources, read_sources
+from gnesf_core.fields.network import UNLEARNED, Evidence, GnesfNetwork, Labels, Scene
+from gnesf_core.fields.sources import read_sources
 from gnesf_core.fields.voting import vote_weights
 from gnesf_core.geometry.distance_field import distance_field
 from gnesf_core.labels import IGNORE
@@ -120,9 +120,9 @@ class GnesfField:
     ) -> PointLabels:
         """Let the nearest views that see a point vote on it."""
         points = torch.from_numpy(points_world).double().to(self._device)
-        known, most = self._known(scene), self.network.settings.views
+        evidence, most = self._evidence(scene), self.network.settings.views
         parts = [
-            self.network.label(*known, chunk, most) for chunk in points.split(_CHUNK)
+            self.network.label(evidence, chunk, most) for chunk in points.split(_CHUNK)
         ]
         return _point_labels(parts)
 
@@ -141,9 +141,8 @@ class GnesfField:
     ) -> list[list[ViewVote]]:
         """Return how views vote on each of a few points; see `explain`."""
         points = torch.from_numpy(points_world).double().to(self._device)
-        votes = self.network.ask(
-            *self._known(scene), points, self.network.settings.views
-        )
+        most = self.network.settings.views
+        votes = self.network.ask(self._evidence(scene), points, most)
         scores = votes.scores if votes.predicted is None else votes.color_scores
         weights, _ = vote_weights(scores, votes.pairs.point, len(points))
         said = votes.said
@@ -164,7 +163,7 @@ class GnesfField:
             told[point].append(ViewVote(int(frames[view]), tuple(at), weight, own))
         return [sorted(own, key=lambda vote: -vote.weight) for own in told]
 
-    def _known(self, scene: SceneInputs) -> tuple[Scene, Sources, Maps]:
+    def _evidence(self, scene: SceneInputs) -> Evidence:
         """Return all that points are judged by, on the device."""
         settings = self.network.settings
         positions = frames_of_kind(scene.frames, settings.source_frames).tolist()
@@ -180,7 +179,7 @@ class GnesfField:
         sources = read_sources(scene.frames, scene.prior, positions, size, payload)
         sources = moved(sources, self._device)
         geometry = scene_for(self.network, scene, self._device)
-        return geometry, sources, self.network.look(sources)
+        return self.network.look(geometry, sources)
 
 
 def scene_for(

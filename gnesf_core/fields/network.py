@@ -49,7 +49,7 @@ UNLEARNED = ("mean", "nearest")  # votes that have no weights
 
 _PICTURES = 16  # that are looked at at once
 
-Maps = Sequence[Tensor]  # F of every view, by level
+Maps = Sequence[Tensor]  # F of views, by level
 
 
 class Scene(NamedTuple):
@@ -64,6 +64,14 @@ class Scene(NamedTuple):
         if settings.visibility != "sdf" or self.field.tsdf.device.type != "cpu":
             return self
         return self._replace(occluders=Occluders(self.field, settings.unobserved))
+
+
+class Evidence(NamedTuple):
+    """All that points of a scene are judged by."""
+
+    scene: Scene
+    sources: Sources
+    maps: Maps  # F of the sources; none for votes that do not look
 
 
 class Labels(NamedTuple):
@@ -141,24 +149,25 @@ class GnesfNetwork(nn.Module):
             self.encoder.eval()
         return self
 
-    def look(self, sources: Sources) -> Maps:
-        """Return the features F of source views, for votes that look at them."""
+    def look(self, scene: Scene, sources: Sources) -> Evidence:
+        """Return what source views of a scene show, features F and all."""
         if self.settings.vote in UNLEARNED:
-            return []
+            return Evidence(scene, sources, [])
         # Of a whole scene's key frames, the first layers would fill a GPU.
-        parts = [self._look(some) for some in sources.pictures.split(_PICTURES)]
-        return [torch.cat(level) for level in zip(*parts, strict=True)]
+        parts = [self._features(some) for some in sources.pictures.split(_PICTURES)]
+        maps = [torch.cat(level) for level in zip(*parts, strict=True)]
+        return Evidence(scene, sources, maps)
 
-    def _look(self, pictures: UInt8[Tensor, "views 3 h w"]) -> Maps:
+    def _features(self, pictures: UInt8[Tensor, "views 3 h w"]) -> Maps:
         with torch.no_grad():
             maps = self.encoder(pictures)
         return [layer(own) for layer, own in zip(self.features, maps, strict=True)]
 
     def visible_pairs(
-        self, scene: Scene, sources: Sources, points_world: Float64[Tensor, "n 3"]
+        self, evidence: Evidence, points_world: Float64[Tensor, "n 3"]
     ) -> Pairs:
         """Return which views have which points in sight, whatever they say of them."""
-        s = self.settings
+        s, (scene, sources, _) = self.settings, evidence
         pairs = pairs_in_view(sources, points_world, s.far_m)
         origins, targets = sources.centres_world[pairs.view], points_world[pairs.point]
         on_cpu = points_world.device.type == "cpu"
@@ -167,27 +176,22 @@ class GnesfNetwork(nn.Module):
 
     def label(
         self,
-        scene: Scene,
-        sources: Sources,
-        maps: Maps,
+        evidence: Evidence,
         points_world: Float64[Tensor, "n 3"],
         most_views: int | None = None,
     ) -> Labels:
         """Return what the views say of points: all, or the so many nearest of each."""
         if self.settings.vote_at == "voxels":
-            given = scene, sources, maps, points_world
-            return self._label_between_voxels(*given, most_views)
-        return self._label_at(scene, sources, maps, points_world, most_views)
+            return self._label_between_voxels(evidence, points_world, most_views)
+        return self._label_at(evidence, points_world, most_views)
 
     def _label_at(
         self,
-        scene: Scene,
-        sources: Sources,
-        maps: Maps,
+        evidence: Evidence,
         points_world: Float64[Tensor, "n 3"],
         most_views: int | None = None,
     ) -> Labels:
-        votes = self.ask(scene, sources, maps, points_world, most_views)
+        votes = self.ask(evidence, points_world, most_views)
         point, count = votes.pairs.point, len(points_world)
         color, _ = blend(votes.color_scores, votes.color, point, count)
         semantic, seen = blend(votes.scores, votes.said, point, count)
@@ -199,14 +203,13 @@ class GnesfNetwork(nn.Module):
 
     def ask(
         self,
-        scene: Scene,
-        sources: Sources,
-        maps: Maps,
+        evidence: Evidence,
         points_world: Float64[Tensor, "n 3"],
         most_views: int | None = None,
     ) -> Votes:
         """Return what each view says of points, and how much that counts."""
-        pairs = self.visible_pairs(scene, sources, points_world)
+        scene, sources, maps = evidence
+        pairs = self.visible_pairs(evidence, points_world)
         said, known = said_by_prior(sources, pairs)
         pairs, said = pairs.only(known), said[known]
         displacement = _displacement(sources, pairs, points_world)
@@ -245,9 +248,7 @@ class GnesfNetwork(nn.Module):
         predicted = self.vote(sights).float() if is_direct else None
         return Votes(pairs, said, color, scores, color_scores, predicted)
 
-    def render(
-        self, scene: Scene, sources: Sources, maps: Maps, rays: Rays
-    ) -> Rendered:
+    def render(self, evidence: Evidence, rays: Rays) -> Rendered:
         """Return what is seen along rays, Eq. 5.
 
         Views are asked only about the samples that count.
@@ -255,7 +256,7 @@ class GnesfNetwork(nn.Module):
         s = self.settings
         with torch.no_grad():
             samples = sample_rays(
-                scene.field,
+                evidence.scene.field,
                 rays,
                 (s.near_m, s.far_m),
                 (s.coarse_samples, s.fine_samples),
@@ -264,22 +265,21 @@ class GnesfNetwork(nn.Module):
             )
         counted = samples.weights > 0
         points = rays.at(samples.distance_m)[counted]
-        labels = self.label(scene, sources, maps, points)
+        labels = self.label(evidence, points)
         return _rendered(samples, counted, labels)
 
     def _label_between_voxels(
         self,
-        scene: Scene,
-        sources: Sources,
-        maps: Maps,
+        evidence: Evidence,
         points_world: Float64[Tensor, "n 3"],
         most_views: int | None = None,
     ) -> Labels:
         """Let views vote on voxels, and interpolate between those that any sees."""
-        near, weights = nearby_voxels(scene.field, points_world)
+        field = evidence.scene.field
+        near, weights = nearby_voxels(field, points_world)
         voxels, row = near.unique(return_inverse=True)
-        centres_world = voxel_centres(scene.field, voxels)
-        labels = self._label_at(scene, sources, maps, centres_world, most_views)
+        centres_world = voxel_centres(field, voxels)
+        labels = self._label_at(evidence, centres_world, most_views)
         weights = weights * labels.seen[row]
         total = weights.sum(1, keepdim=True)
         weights = weights / torch.where(total > 0, total, 1.0)

@@ -72,8 +72,7 @@ class ViewRenderer:
         views = self._views(target)
         size = self._network.picture_size
         sources = read_sources(frames, self._inputs.prior, views, size, s.payload)
-        sources = moved(sources, self._device)
-        maps = self._network.look(sources)
+        evidence = self._network.look(self._scene, moved(sources, self._device))
         intrinsics = camera.scale_intrinsics(
             frames.color_intrinsics, frames.color_size, self._size
         )
@@ -83,9 +82,7 @@ class ViewRenderer:
         rays = rays_through(intrinsics, pose, uv.reshape(-1, 2))
         chunks = zip(*(values.split(_CHUNK) for values in rays), strict=True)
         parts = [
-            self._network.render(
-                self._scene, sources, maps, moved(Rays(*chunk), self._device)
-            )
+            self._network.render(evidence, moved(Rays(*chunk), self._device))
             for chunk in chunks
         ]
         return _view(parts, self._size, views)

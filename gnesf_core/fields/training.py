@@ -53,8 +53,8 @@ class FieldTask:
         self, model: GnesfNetwork, sample: FieldSample
     ) -> tuple[Float[Tensor, " labelled"], Float[Tensor, " usable"]]:
         """Return each usable ray's own losses."""
-        maps = model.look(sample.sources)
-        rendered = model.render(sample.scene, sample.sources, maps, sample.rays)
+        evidence = model.look(sample.scene, sample.sources)
+        rendered = model.render(evidence, sample.rays)
         return (
             semantic_errors(rendered, sample.truth, self._data.semantic_loss),
             color_errors(rendered, sample.truth, self._data.color_loss),
@@ -66,8 +66,8 @@ class FieldTask:
         errors = []
         for sample in self.samples.held_out():
             sample = moved(sample, device)
-            maps = model.look(sample.sources)
-            rendered = model.render(sample.scene, sample.sources, maps, sample.rays)
+            evidence = model.look(sample.scene, sample.sources)
+            rendered = model.render(evidence, sample.rays)
             errors.append(semantic_errors(rendered, sample.truth, "cross-entropy"))
         return float(torch.cat(errors).mean()) if errors else float("nan")
 

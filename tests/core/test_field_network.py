@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gnesf_core.fields.encoding import Encoding
-from gnesf_core.fields.network import GnesfNetwork, Scene
+from gnesf_core.fields.network import Evidence, GnesfNetwork, Scene
 from gnesf_core.fields.rays import rays_through
 from gnesf_core.fields.sources import Sources
 from gnesf_core.geometry.camera import look_at, pixel_from_world
@@ -77,12 +77,13 @@ def network_of(seed=0, **changes):
 
 def label(network, views, points):
     with torch.no_grad():
-        maps = network.look(views)
-        return network.label(scene(), views, maps, torch.from_numpy(points))
+        evidence = network.look(scene(), views)
+        return network.label(evidence, torch.from_numpy(points))
 
 
 def voters(network, views, points):
-    return network.visible_pairs(scene(), views, torch.from_numpy(points)).view.tolist()
+    evidence = Evidence(scene(), views, [])
+    return network.visible_pairs(evidence, torch.from_numpy(points)).view.tolist()
 
 
 def test_a_wall_hides_what_is_behind_it():
@@ -147,7 +148,7 @@ def rendered(network, views):
     uv = np.array([[10, 8], [40, 12], [31, 20], [0, 0], [63, 47]])
     with torch.no_grad():
         rays = rays_through(INTRINSICS, pose, uv)
-        return network.render(scene(), views, network.look(views), rays), rays
+        return network.render(network.look(scene(), views), rays), rays
 
 
 @pytest.mark.parametrize("vote_at", ["samples", "voxels"])

@@ -109,8 +109,8 @@ def test_errors_of_colours_are_squares_added_or_differences_averaged():
 def parts_of(task, sample):
     """Return a sample's errors, ray by ray, by the definitions of the settings."""
     network, data = task.model, task._data
-    maps = network.look(sample.sources)
-    found = network.render(sample.scene, sample.sources, maps, sample.rays)
+    evidence = network.look(sample.scene, sample.sources)
+    found = network.render(evidence, sample.rays)
     return (
         semantic_errors(found, sample.truth, data.semantic_loss),
         color_errors(found, sample.truth, data.color_loss),
@@ -143,9 +143,9 @@ def test_one_minus_probability_is_what_is_missing_to_certainty(make):
     task = make(data=dataclasses.replace(DATA, **names), visibility="sdf")
     task.model.eval()
     sample = task.samples[3]["sample"]
-    maps = task.model.look(sample.sources)
+    evidence = task.model.look(sample.scene, sample.sources)
     with torch.no_grad():
-        said = task.model.render(sample.scene, sample.sources, maps, sample.rays)
+        said = task.model.render(evidence, sample.rays)
         losses = task.losses(task.model, batch(sample))
     right, apart = [], []
     for n, label in enumerate(sample.truth.labels.tolist()):
@@ -279,8 +279,8 @@ def test_validation_is_the_mean_cross_entropy_of_held_out_rays(make):
         assert task.validate(task.model) == value
         errors = []
         for sample in task.samples.held_out():
-            maps = task.model.look(sample.sources)
-            said = task.model.render(sample.scene, sample.sources, maps, sample.rays)
+            evidence = task.model.look(sample.scene, sample.sources)
+            said = task.model.render(evidence, sample.rays)
             for n, label in enumerate(sample.truth.labels.tolist()):
                 if said.usable[n] and label != IGNORE:
                     errors.append(-math.log(max(float(said.semantic[n, label]), 1e-4)))
@@ -313,8 +313,8 @@ def probability_of_truth(network, samples, spoil):
     with torch.no_grad():
         for number in range(1000, 1005):
             sample = spoil(samples[number]["sample"], number)
-            maps = network.look(sample.sources)
-            said = network.render(sample.scene, sample.sources, maps, sample.rays)
+            evidence = network.look(sample.scene, sample.sources)
+            said = network.render(evidence, sample.rays)
             errors = semantic_errors(said, sample.truth, "one-minus-probability")
             found.append(1 - errors)
     return float(torch.cat(found).mean())
