@@ -53,7 +53,8 @@ VIEWS = 9
 FRAGMENTS = 3  # per scene
 VOXEL_M, TRUNCATION_M = 0.04, 0.12
 VARIED = FragmentDataConfig(
-    held_out_scenes=0, rotation_deg=180.0, shift_m=1.0, color_jitter=0.2, min_weight=1,
+    scenes=0, held_out_scenes=0,
+    rotation_deg=180.0, shift_m=1.0, color_jitter=0.2, min_weight=1,
     max_voxels=65536, sequence_from_step=10**9, sequence_fragments=1,
 )  # fmt: skip
 

@@ -173,7 +173,8 @@ class NeuconConfig:
 class FragmentDataConfig:
     """Which fragments geometry is trained on, and how they are varied."""
 
-    held_out_scenes: int  # training scenes that only choose the best weights
+    scenes: int  # training scenes, evenly spread over their list; 0 = all
+    held_out_scenes: int  # of these, scenes that only choose the best weights
     rotation_deg: float  # worlds turn about the vertical by up to this, either way
     shift_m: float  # and move by up to this along each axis
     color_jitter: float  # brightness, contrast, saturation: 1 +- this

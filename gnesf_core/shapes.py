@@ -2,7 +2,12 @@
 
 A bare GPU node has torch, numpy and h5py but no jaxtyping: there an annotation such as
 `Float[Tensor, "points 3"]` must still evaluate, so it stands for its array type.
+
+`AnyTensor` is Torch's tensor for code that also works on NumPy arrays alone: Torch takes
+seconds to import, which stages that need none of it are spared.
 """
+
+import sys
 
 try:
     from jaxtyping import (
@@ -29,7 +34,19 @@ except ImportError:
     Bool = Float = Float32 = Float64 = Shaped = _Unchecked
     Int = Int32 = Int64 = Integer = UInt8 = UInt16 = _Unchecked
 
+
+class _TensorType(type):
+    def __instancecheck__(cls, value: object) -> bool:
+        torch = sys.modules.get("torch")
+        return torch is not None and isinstance(value, torch.Tensor)
+
+
+class AnyTensor(metaclass=_TensorType):
+    """Torch's tensor; nothing is one before somebody has imported Torch."""
+
+
 __all__ = [
+    "AnyTensor",
     "Bool",
     "Float",
     "Float32",

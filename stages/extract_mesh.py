@@ -1,6 +1,5 @@
 """Turn one scene's field into a labelled mesh."""
 
-import importlib
 import logging
 import time
 from dataclasses import asdict
@@ -11,8 +10,8 @@ from gnesf_core.data import meshes
 from gnesf_core.data.provenance import provenance
 from gnesf_core.geometry.mesh import extract_surface
 from gnesf_core.geometry.tsdf import Grid
-from stages.cli import device_named, run, settings
-from stages.scene_inputs import scene_inputs
+from stages.cli import device_named, run
+from stages.scene_inputs import open_field, scene_inputs
 
 log = logging.getLogger("stages")
 
@@ -34,9 +33,8 @@ def main(
     Fields that look at pictures are told by which `encoder`, and learned ones are given
     their weights and a volume whose encoding they use, `features`.
     """
-    kind = importlib.import_module(f"gnesf_core.fields.{module}")
-    config = settings(kind.Settings, recipe, "--recipe")
-    field = kind.open_field(config, encoder, weights, device_named(device))
+    where = device_named(device)
+    field, config, packages = open_field(module, recipe, encoder, weights, where)
     with scene_inputs(frames, volume, prior, features) as (scene, inputs):
         surface, name = scene.surface, scene.frames.scene
         grid = Grid(surface.origin_world, surface.voxel_size_m, surface.tsdf.shape)
@@ -47,7 +45,7 @@ def main(
         log.info("%s: %d vertices labelled, %.1f s", name, len(vertices), seconds)
         mesh = meshes.LabelledMesh(vertices, faces, *labels)
         about, inputs = {"module": module} | asdict(config), inputs | field.inputs()
-        made_by = provenance("extract_mesh", about, inputs, packages=kind.PACKAGES)
+        made_by = provenance("extract_mesh", about, inputs, packages=packages)
         meshes.write_mesh(out, name, mesh, made_by)
 
 

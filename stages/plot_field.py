@@ -1,6 +1,5 @@
 """Picture what a field makes of its prior, and how views vote where they disagree."""
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +26,9 @@ from gnesf_core.labels import CLASS_NAMES, IGNORE, train_ids_from_nyu40
 from gnesf_core.spread import spread
 from gnesf_core.viz import votes
 from gnesf_core.viz.picture import class_colors
-from stages.cli import device_named, run, settings
+from stages.cli import device_named, run
 from stages.plot_style import DPI, WIDTH_INCHES, class_legend, plt
-from stages.scene_inputs import scene_inputs
+from stages.scene_inputs import open_field, scene_inputs
 
 TITLES = ("picture", "prior", "field", "ground truth", "verdict", "confidence")
 ROWS, CROPS = 4, 8
@@ -82,9 +81,8 @@ def main(
 
     `mesh` is the field's, `truth` the raw labelled mesh; the rest is as for a mesh.
     """
-    kind = importlib.import_module(f"gnesf_core.fields.{module}")
-    config = settings(kind.Settings, recipe, "--recipe")
-    opened = kind.open_field(config, encoder, weights, device_named(device))
+    where = device_named(device)
+    opened, config, _ = open_field(module, recipe, encoder, weights, where)
     labelled, about = read_mesh(mesh)
     opening = scene_inputs(frames, volume, prior, features, about["scene"])
     with opening as (scene, made_from):

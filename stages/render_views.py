@@ -1,6 +1,5 @@
 """Render held-out frames of one scene by a field, score them, and picture a few."""
 
-import importlib
 import logging
 import time
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from gnesf_core.fields.network import GnesfNetwork
 from gnesf_core.fields.novel_views import View, ViewRenderer, held_out_frames
 from gnesf_core.spread import spread
 from gnesf_core.viz.picture import class_colors
-from stages.cli import device_named, run, settings
+from stages.cli import device_named, run
 from stages.plot_style import (
     DPI,
     class_legend,
@@ -30,7 +29,7 @@ from stages.plot_style import (
     plt,
     rows_of_pictures,
 )
-from stages.scene_inputs import scene_inputs
+from stages.scene_inputs import open_field, scene_inputs
 
 log = logging.getLogger("stages")
 
@@ -58,10 +57,8 @@ def main(
 
     `field` and `geometry` are names for tables; the rest is as for a mesh.
     """
-    kind = importlib.import_module(f"gnesf_core.fields.{module}")
-    config = settings(kind.Settings, recipe, "--recipe")
     where = device_named(device)
-    opened = kind.open_field(config, encoder, weights, where)
+    opened, config, packages = open_field(module, recipe, encoder, weights, where)
     network = _network(opened, module)
     with scene_inputs(frames, volume, prior, features) as (scene, inputs):
         kept, inputs = scene.frames, inputs | opened.inputs()
@@ -72,7 +69,7 @@ def main(
         lines = dict(zip(rendered, scores["frames"], strict=True))
         _draw(rendered, lines, kept, field, picture)
         about = {"module": module, "settings": asdict(config), "views": asdict(views)}
-        made_by = provenance("render_views", about, inputs, packages=kind.PACKAGES)
+        made_by = provenance("render_views", about, inputs, packages=packages)
         names = {"scene": kept.scene, "field": field, "provenance": made_by}
     names["protocol"] = _protocol(views, geometry, network.settings)
     write_json(out, names | scores)

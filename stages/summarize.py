@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import pandas as pd
-
-from gnesf_core.data.publish import read_json, write_text
-from gnesf_core.evaluation import summary, tables
+from gnesf_core.data.publish import read_json
+from gnesf_core.evaluation import summary
 from stages.cli import run
+from stages.published_tables import publish_tables
 
 
 def main(
@@ -22,15 +21,12 @@ def main(
     """Read every scene's scores; write one table per question, and one page."""
     rows = [read_json(path) for path in scores]
     lines = {
-        fields: pd.DataFrame(summary.per_field(rows)),
-        classes: pd.DataFrame(summary.per_class(rows)),
-        scenes: pd.DataFrame(summary.per_scene(rows)),
+        fields: summary.per_field(rows),
+        classes: summary.per_class(rows),
+        scenes: summary.per_scene(rows),
     }
-    for path, table in lines.items():
-        write_text(path, table.to_csv(index=False))
     title, blocks = f"{dataset}, {split} split", summary.blocks(rows)
-    write_text(markdown, tables.markdown(title, blocks))
-    write_text(html, tables.html_page(title, blocks))
+    publish_tables(lines, title, blocks, markdown, html)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import pandas as pd
-
-from gnesf_core.data.publish import read_json, write_text
-from gnesf_core.evaluation import geometry_summary, tables
+from gnesf_core.data.publish import read_json
+from gnesf_core.evaluation import geometry_summary
 from stages.cli import run
+from stages.published_tables import publish_tables
 
 
 def main(
@@ -24,12 +23,9 @@ def main(
         geometries: geometry_summary.per_geometry(rows),
         scenes: geometry_summary.per_scene(rows),
     }
-    for path, table in lines.items():
-        write_text(path, pd.DataFrame(table).to_csv(index=False))
     title = f"Geometries on {dataset}, {split} split"
     blocks = geometry_summary.blocks(rows)
-    write_text(markdown, tables.markdown(title, blocks))
-    write_text(html, tables.html_page(title, blocks))
+    publish_tables(lines, title, blocks, markdown, html)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import pandas as pd
-
-from gnesf_core.data.publish import read_json, write_text
-from gnesf_core.evaluation import prior_summary, tables
+from gnesf_core.data.publish import read_json
+from gnesf_core.evaluation import prior_summary
 from stages.cli import run
+from stages.published_tables import publish_tables
 
 
 def main(
@@ -28,12 +27,9 @@ def main(
         classes: prior_summary.per_class(rows),
         frames: prior_summary.per_frame(rows),
     }
-    for path, table in lines.items():
-        write_text(path, pd.DataFrame(table).to_csv(index=False))
     title = f"Priors on {dataset}, {split} split"
     blocks = prior_summary.blocks(rows, bills)
-    write_text(markdown, tables.markdown(title, blocks))
-    write_text(html, tables.html_page(title, blocks))
+    publish_tables(lines, title, blocks, markdown, html)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import pandas as pd
-
-from gnesf_core.data.publish import read_json, write_text
+from gnesf_core.data.publish import read_json
 from gnesf_core.errors import BadInput
-from gnesf_core.evaluation import novel_view_summary, tables
+from gnesf_core.evaluation import novel_view_summary
 from stages.cli import run
+from stages.published_tables import publish_tables
 
 
 def main(
@@ -35,12 +34,9 @@ def main(
         classes: novel_view_summary.per_class(rows),
         frames: novel_view_summary.per_frame(rows),
     }
-    for path, table in lines.items():
-        write_text(path, pd.DataFrame(table).to_csv(index=False))
     title = f"Novel views of {dataset}, {split} split"
     blocks = novel_view_summary.blocks(rows, split)
-    write_text(markdown, tables.markdown(title, blocks))
-    write_text(html, tables.html_page(title, blocks))
+    publish_tables(lines, title, blocks, markdown, html)
 
 
 if __name__ == "__main__":

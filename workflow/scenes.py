@@ -1,7 +1,7 @@
 """Which scenes a data set has, before any file of theirs is looked at."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,12 @@ def read_splits(dataset: str, config: Mapping[str, Any]) -> dict[str, list[str]]
                     f"{min(shared)}; remedy: a scene belongs to one split"
                 )
     return splits
+
+
+def evenly_spread(scenes: Sequence[str], most: int) -> list[str]:
+    """Return so many scenes, evenly spread over their list; all for 0."""
+    most = min(most, len(scenes)) or len(scenes)
+    return [scenes[(2 * n + 1) * len(scenes) // (2 * most)] for n in range(most)]
 
 
 def _counted(config: Mapping[str, int]) -> dict[str, list[str]]:

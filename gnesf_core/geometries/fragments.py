@@ -23,6 +23,7 @@ from gnesf_core.geometry import camera
 from gnesf_core.nets.pictures import frame_picture, jitter
 from gnesf_core.shapes import Float32, Float64, Int64, UInt8
 from gnesf_core.spread import spread
+from gnesf_core.spread import spread
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,8 @@ class FragmentSamples:
         data: FragmentDataConfig,
         training: TrainingConfig,
     ) -> None:
-        self._paths = list(zip(frames, targets, strict=True))
+        paths = list(zip(frames, targets, strict=True))
+        self._paths = [paths[n] for n in spread(len(paths), data.scenes or len(paths))]
         self._settings, self._data = settings, data
         self.seed = training.seed
         self._open: dict[int, tuple[Frames, Targets]] = {}

@@ -10,12 +10,11 @@ points, wherever the matrix comes from.
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from gnesf_core.shapes import Bool, Float, Float64, Shaped
+from gnesf_core.shapes import AnyTensor, Bool, Float, Float64, Shaped
 
 Vector = np.ndarray | Sequence[float | int]
 
@@ -29,20 +28,31 @@ _FARTHEST_TRANSLATION_M = 1e3
 
 
 def _like(
-    matrix: np.ndarray | Tensor, points: np.ndarray | Tensor
-) -> np.ndarray | Tensor:
+    matrix: np.ndarray | AnyTensor, points: np.ndarray | AnyTensor
+) -> np.ndarray | AnyTensor:
     """Return `matrix` as the kind of array that `points` is."""
-    if isinstance(points, Tensor):
+    if isinstance(points, AnyTensor):
+        import torch
+
         return torch.as_tensor(matrix, dtype=points.dtype, device=points.device)
     return np.asarray(matrix)
 
 
+def _array_library(values: np.ndarray | AnyTensor) -> ModuleType:
+    """Return the library whose functions take `values`: NumPy or Torch."""
+    if not isinstance(values, AnyTensor):
+        return np
+    import torch
+
+    return torch
+
+
 def project(
-    points_camera: Float[np.ndarray, "*points 3"] | Float[Tensor, "*points 3"],
-    intrinsics: Float[np.ndarray, "*batch 3 3"] | Float[Tensor, "*batch 3 3"],
+    points_camera: Float[np.ndarray, "*points 3"] | Float[AnyTensor, "*points 3"],
+    intrinsics: Float[np.ndarray, "*batch 3 3"] | Float[AnyTensor, "*batch 3 3"],
 ) -> tuple[
-    Float[np.ndarray, "*points 2"] | Float[Tensor, "*points 2"],
-    Float[np.ndarray, "*points"] | Float[Tensor, "*points"],
+    Float[np.ndarray, "*points 2"] | Float[AnyTensor, "*points 2"],
+    Float[np.ndarray, "*points"] | Float[AnyTensor, "*points"],
 ]:
     """Return the pixel coordinates `uv` and the depth z of points of the camera frame.
 
@@ -51,7 +61,7 @@ def project(
     whether uv lies in the image is enough, and rounding uv to integers is safe.
     Intrinsics have no skew. Differentiable in the points.
     """
-    array = torch if isinstance(points_camera, Tensor) else np
+    array = _array_library(points_camera)
     matrix = _like(intrinsics, points_camera)
     depth = points_camera[..., 2]
     in_front = depth > 0
@@ -67,9 +77,10 @@ def project(
 
 
 def transform(
-    target_from_source: Float[np.ndarray, "*batch 4 4"] | Float[Tensor, "*batch 4 4"],
-    points: Float[np.ndarray, "*points 3"] | Float[Tensor, "*points 3"],
-) -> Float[np.ndarray, "*points 3"] | Float[Tensor, "*points 3"]:
+    target_from_source: Float[np.ndarray, "*batch 4 4"]
+    | Float[AnyTensor, "*batch 4 4"],
+    points: Float[np.ndarray, "*points 3"] | Float[AnyTensor, "*points 3"],
+) -> Float[np.ndarray, "*points 3"] | Float[AnyTensor, "*points 3"]:
     """Return `points` of the source frame in the target frame.
 
     A batch of matrices moves a batch of point sets.
@@ -80,15 +91,14 @@ def transform(
 
 
 def invert_rigid(
-    world_from_camera: Float[np.ndarray, "*batch 4 4"] | Float[Tensor, "*batch 4 4"],
-) -> Float[np.ndarray, "*batch 4 4"] | Float[Tensor, "*batch 4 4"]:
+    world_from_camera: Float[np.ndarray, "*batch 4 4"] | Float[AnyTensor, "*batch 4 4"],
+) -> Float[np.ndarray, "*batch 4 4"] | Float[AnyTensor, "*batch 4 4"]:
     """Return `camera_from_world`, with a last row of exactly (0, 0, 0, 1).
 
     The rotation is truly inverted rather than transposed, so that there and back again
     is the identity even for the slightly skewed rotations that scans contain.
     """
-    is_tensor = isinstance(world_from_camera, Tensor)
-    array = torch if is_tensor else np
+    array = _array_library(world_from_camera)
     rotation = array.linalg.inv(world_from_camera[..., :3, :3])
     translation = world_from_camera[..., :3, 3, None]
     inverse = array.zeros_like(world_from_camera)
@@ -187,10 +197,10 @@ def pixel_from_world(
 
 
 def in_image(
-    uv: Float[np.ndarray, "*points 2"] | Float[Tensor, "*points 2"],
+    uv: Float[np.ndarray, "*points 2"] | Float[AnyTensor, "*points 2"],
     width: int,
     height: int,
-) -> Bool[np.ndarray, "*points"] | Bool[Tensor, "*points"]:
+) -> Bool[np.ndarray, "*points"] | Bool[AnyTensor, "*points"]:
     """Tell which `uv` lie on a pixel: -0.5 <= u < w - 0.5, and the same for v."""
     u, v = uv[..., 0], uv[..., 1]
     return (u >= -0.5) & (u < width - 0.5) & (v >= -0.5) & (v < height - 0.5)

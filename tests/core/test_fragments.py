@@ -48,7 +48,8 @@ SETTINGS = NeuconConfig(
     positive_weight=1.5, coarser_weight=0.8, sparse_engine="auto",
 )  # fmt: skip
 DATA = FragmentDataConfig(
-    held_out_scenes=0, rotation_deg=180.0, shift_m=0.7, color_jitter=0.2, min_weight=1,
+    scenes=0, held_out_scenes=0,
+    rotation_deg=180.0, shift_m=0.7, color_jitter=0.2, min_weight=1,
     max_voxels=4096, sequence_from_step=20, sequence_fragments=3,
 )  # fmt: skip
 PLAIN = dataclasses.replace(DATA, rotation_deg=0.0, shift_m=0.0, color_jitter=0.0)

@@ -21,7 +21,8 @@ from gnesf_core.sparse.sites import Sites
 from tests.core.test_coarse_to_fine import SETTINGS, fragment, network
 
 DATA = FragmentDataConfig(
-    held_out_scenes=1, rotation_deg=0.0, shift_m=0.0, color_jitter=0.0, min_weight=2,
+    scenes=0, held_out_scenes=1,
+    rotation_deg=0.0, shift_m=0.0, color_jitter=0.0, min_weight=2,
     max_voxels=10**6, sequence_from_step=0, sequence_fragments=1,
 )  # fmt: skip
 FLOOR_M = 0.13  # between voxel centres of every level

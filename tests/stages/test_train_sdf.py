@@ -37,7 +37,8 @@ SETTINGS = {
     "coarser_weight": 0.8, "sparse_engine": "gather",
 }  # fmt: skip
 DATA = FragmentDataConfig(
-    held_out_scenes=1, rotation_deg=180.0, shift_m=0.1, color_jitter=0.1, min_weight=2,
+    scenes=0, held_out_scenes=1,
+    rotation_deg=180.0, shift_m=0.1, color_jitter=0.1, min_weight=2,
     max_voxels=4096, sequence_from_step=3, sequence_fragments=2,
 )  # fmt: skip
 TRAINING = TrainingConfig(

@@ -3,8 +3,9 @@
 import pytest
 
 from gnesf_core.config import SynthRoomsCounts
+from gnesf_core.spread import spread
 from gnesf_core.synthrooms.scene import scene_names
-from workflow.scenes import read_splits
+from workflow.scenes import evenly_spread, read_splits
 
 COUNTS = {"scenes_train": 3, "scenes_val": 2, "scenes_test": 1}
 
@@ -44,3 +45,13 @@ def test_the_workflow_counts_the_rooms_that_the_core_makes():
     config = {"datasets": {"synthrooms": {}}, "synthrooms": COUNTS}
     counted = read_splits("synthrooms", config)
     assert {split: list(names) for split, names in made.items()} == counted
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 32])
+@pytest.mark.parametrize("most", [1, 3, 5, 40])
+def test_the_workflow_makes_the_scenes_that_training_will_use(count, most):
+    # What a stage that is given all scenes would choose of them.
+    names = [f"scene{n}" for n in range(count)]
+    assert evenly_spread(names, most) == [names[n] for n in spread(count, most)]
+    assert evenly_spread(names, 0) == names
+    assert evenly_spread([], most) == []

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "workflow"))
 
 from code_digest import CodeDigest
 from recipes import FIELD_PARTS, resolve_all
-from scenes import read_splits
+from scenes import evenly_spread, read_splits
 
 try:
     resolve_all(config)
@@ -38,8 +38,12 @@ SCORED_SPLITS = ["val"] if SPLITS["val"] and FORMAT == "scannet" else []
 SUBMITTED_SPLITS = ["test"] if SPLITS["test"] and FORMAT == "scannet" else []
 # Splits whose frames come with labels to judge a prior by.
 PRIOR_SPLITS = ["val"] if SPLITS["val"] and LABEL_MAP else []
-# Priors with folds are made for training scenes alone.
-PRIORS = [name for name, recipe in config["priors"].items() if "folds" not in recipe]
+# Priors that no field sees a scene by are made when they are asked for.
+PRIORS = [
+    name
+    for name in config["priors"]
+    if any(recipe["prior"] == name for recipe in config["fields"].values())
+]
 GEOMETRIES = list(config["geometries"])
 HEADLINE = config["headline"]
 

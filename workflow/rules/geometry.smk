@@ -4,17 +4,8 @@
 
 rule train_sdf:
     input:
+        unpack(geometry_training_inputs),
         start=geometry_start,
-        frames=expand(
-            "results/{dataset}/frames/{scene}.h5",
-            scene=SPLITS["train"],
-            allow_missing=True,
-        ),
-        targets=expand(
-            "results/{dataset}/targets/{scene}.h5",
-            scene=SPLITS["train"],
-            allow_missing=True,
-        ),
     output:
         weights="results/{dataset}/geometry/{geometry}/model.safetensors",
         last="results/{dataset}/geometry/{geometry}/last.safetensors",

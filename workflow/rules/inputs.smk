@@ -86,6 +86,20 @@ def prior_scores(wildcards):
     }
 
 
+def geometry_training_inputs(wildcards):
+    """Name what a geometry learns from, scene by scene."""
+    data = geometry(wildcards)["data"]
+    return {
+        role: expand(
+            "results/{dataset}/{role}/{scene}.h5",
+            dataset=wildcards.dataset,
+            role=role,
+            scene=evenly_spread(SPLITS["train"], data["scenes"]),
+        )
+        for role in ("frames", "targets")
+    }
+
+
 def geometry_start(wildcards):
     """Name the file that the picture encoder starts from, if it is not random."""
     return geometry(wildcards)["settings"]["encoder_weights"] or []
@@ -153,10 +167,7 @@ def field_encoder(wildcards):
 def field_training_inputs(wildcards):
     """Name what a field learns from, scene by scene, and what it starts with."""
     recipe, where = field(wildcards), f"results/{wildcards.dataset}"
-    scenes, most = SPLITS["train"], recipe["data"]["scenes"]
-    if 0 < most < len(scenes):
-        step = len(scenes) / most
-        scenes = [scenes[int((n + 0.5) * step)] for n in range(most)]
+    scenes = evenly_spread(SPLITS["train"], recipe["data"]["scenes"])
     folders = {
         "frames": f"{where}/frames",
         "priors": f"{where}/priors/{recipe['training_prior']}",
