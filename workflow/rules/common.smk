@@ -324,6 +324,7 @@ GEOMETRY_RESULTS = (
 # Tables and pictures of the headline's fields; how its first learned one votes.
 FIELD_RESULTS = (
     results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"])
+    + results("tables/run.html")
     + results("figures/{split}_classes.svg", split=SCORED_SPLITS)
     + results(
         "figures/scenes/{scene}.png", scene=SPLITS["val"] if SCORED_SPLITS else []

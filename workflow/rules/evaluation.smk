@@ -123,6 +123,36 @@ rule print_paper_table:
         " --html {output.html:q} --csv {output.csv:q} 2>&1 | tee {log:q}"
 
 
+rule describe_run:
+    input:
+        results("tables/{split}.csv", split=SCORED_SPLITS),
+        results("tables/priors_{split}.md", split=PRIOR_SPLITS),
+        results("tables/geometries_{split}.md", split=SCORED_SPLITS),
+    output:
+        markdown="results/{dataset}/tables/run.md",
+        html=report(
+            "results/{dataset}/tables/run.html",
+            caption="../report/run.rst",
+            category="Cost and origin",
+            labels={"table": "time, memory, disk, versions, configuration"},
+        ),
+        costs="results/{dataset}/tables/costs.csv",
+    log:
+        "results/{dataset}/logs/describe_run.log",
+    conda:
+        "../../environment.yml"
+    params:
+        *code("describe_run"),
+        folder="results/{dataset}",
+        config=json.dumps(config),
+    message:
+        "Telling what it cost and what it was made with"
+    shell:
+        "python -m stages.describe_run --results {params.folder:q}"
+        " --config {params.config:q} --costs {output.costs:q}"
+        " --markdown {output.markdown:q} --html {output.html:q} > {log:q} 2>&1"
+
+
 rule plot_classes:
     input:
         "results/{dataset}/tables/{split}_classes.csv",

@@ -1,0 +1,131 @@
+"""Tell what a run took, time and memory and disk, and what it was made with."""
+
+import csv
+import json
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gnesf_core.evaluation.tables import Block
+from stages.cli import run
+from stages.published_tables import publish_tables
+
+PACKAGES = ("torch", "numpy", "h5py", "numba", "snakemake", "open3d-cpu", "open3d",
+            "mmsegmentation", "transformers")  # fmt: skip
+MIB = 2**20
+
+
+def main(
+    results: Path, config: dict[str, Any], costs: Path, markdown: Path, html: Path
+) -> None:
+    """Read what Snakemake measured of every job, `results/benchmarks`, and add it up.
+
+    `config` is the whole configuration. Costs are those of the jobs whose measurements
+    are there: what was not made again is counted by its last run.
+    """
+    lines = sorted(_costs(results / "benchmarks"), key=lambda line: -line["wall_s"])
+    blocks = [
+        Block(
+            "Where time and memory went",
+            "Jobs of each rule, as Snakemake measured them: wall clock, start-up "
+            "included, added over jobs that may have run side by side; processor time; "
+            "the largest resident memory of any job.",
+            ["rule", "jobs", "minutes", "processor minutes", "median s", "longest s",
+             "memory, MiB"],
+            [
+                [line["rule"], line["jobs"], f"{line['wall_s'] / 60:.1f}",
+                 f"{line['processor_s'] / 60:.1f}", f"{line['median_s']:.0f}",
+                 f"{line['longest_s']:.0f}", f"{line['memory_mib']:.0f}"]
+                for line in lines
+            ],
+        ),
+        Block(
+            "Where disk went",
+            "Files below each folder of the results.",
+            ["folder", "files", "MiB"],
+            [[*line[:2], f"{line[2] / MIB:.1f}"] for line in _disk(results)],
+        ),
+        Block("Versions", "", ["what", "version"], list(_versions())),
+        Block(
+            "Configuration",
+            "All that was set, seeds among it. Recipes are written out: `extends` has "
+            "been resolved.",
+            ["key", "value"],
+            [[key, json.dumps(value)] for key, value in _flat("", config)],
+        ),
+    ]  # fmt: skip
+    publish_tables(
+        {costs: lines}, f"How {results.name} was made", blocks, markdown, html
+    )
+
+
+def _costs(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield a line for each rule, whose files lie in its folder or bear its name."""
+    runs = defaultdict(list)
+    for path in folder.rglob("*.tsv"):
+        rule = path.relative_to(folder).parts[0].removesuffix(".tsv")
+        with path.open(newline="") as file:
+            runs[rule].extend(csv.DictReader(file, delimiter="\t"))
+    for rule, rows in runs.items():
+        seconds = [_number(row["s"]) for row in rows]
+        yield {
+            "rule": rule,
+            "jobs": len(rows),
+            "wall_s": sum(seconds),
+            "processor_s": sum(_number(row["cpu_time"]) for row in rows),
+            "median_s": median(seconds),
+            "longest_s": max(seconds),
+            "memory_mib": max(_number(row["max_rss"]) for row in rows),
+        }
+
+
+def _number(text: str) -> float:
+    """Return what was measured; Snakemake writes NA or - for jobs too short for it."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def _disk(results: Path) -> list[tuple[str, int, int]]:
+    """Return name, number of files and bytes of the folders, the largest first."""
+    found = []
+    for folder in results.iterdir():
+        if folder.is_dir():
+            sizes = list(_sizes(folder))
+            found.append((folder.name, len(sizes), sum(sizes)))
+    return sorted(found, key=lambda line: -line[2])
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for where, _, names in os.walk(folder):
+        yield from (os.lstat(Path(where) / name).st_size for name in names)
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "Python", platform.python_version()
+    yield "system", platform.platform()
+    for package in PACKAGES:
+        try:
+            yield package, metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """Yield every value with the path of keys that leads to it."""
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _flat(f"{path}: ", value)
+        else:
+            yield path, value
+
+
+if __name__ == "__main__":
+    run(main)
