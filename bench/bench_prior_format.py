@@ -60,8 +60,8 @@ from gnesf_core.data.store import (
 from gnesf_core.evaluation import semantics
 from gnesf_core.fields import fusion
 from gnesf_core.fields.interface import SceneInputs
+from gnesf_core.geometry.grid import Grid
 from gnesf_core.geometry.mesh import extract_surface
-from gnesf_core.geometry.tsdf import Grid
 from gnesf_core.labels import train_ids_from_nyu40
 from gnesf_core.nets.pictures import resize_picture
 from gnesf_core.priors import criterion, noisy_labels

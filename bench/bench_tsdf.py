@@ -22,6 +22,7 @@ import torch
 from gnesf_core.config import TargetsConfig
 from gnesf_core.geometry import tsdf, tsdf_numba
 from gnesf_core.geometry.camera import look_at, pixel_rays
+from gnesf_core.geometry.grid import Grid
 
 LOW, HIGH = np.zeros(3), np.array([8.0, 8.0, 3.0])
 SPHERES = (
@@ -105,7 +106,7 @@ def render(rays_camera: np.ndarray, pose: np.ndarray) -> np.ndarray:
     return depth.astype(np.float32)
 
 
-def volumes(grids: list[tsdf.Grid], config: TargetsConfig) -> list[tsdf.TsdfVolume]:
+def volumes(grids: list[Grid], config: TargetsConfig) -> list[tsdf.TsdfVolume]:
     """Return empty volumes."""
     return [
         tsdf.TsdfVolume.empty(grid, config.truncation_voxels * grid.voxel_size_m)
@@ -125,7 +126,7 @@ def fuse_with_torch(
         tsdf.integrate(volume, depth_m, intrinsics, poses, max_depth_m)
 
 
-def voxel_centres(grid: tsdf.Grid) -> np.ndarray:
+def voxel_centres(grid: Grid) -> np.ndarray:
     """Return the world coordinates of all voxels in float32."""
     axes = np.meshgrid(*map(np.arange, grid.shape), indexing="ij")
     ijk = np.stack([axis.ravel() for axis in axes], 1)
@@ -166,7 +167,7 @@ def fuse_with_numpy(
 
 
 def check(
-    grids: list[tsdf.Grid],
+    grids: list[Grid],
     config: TargetsConfig,
     frames: tuple[np.ndarray, np.ndarray, np.ndarray],
     limit: float,
@@ -187,7 +188,7 @@ def check(
 
 def measure(
     programs: dict[str, tuple[Callable, int]],
-    grids: list[tsdf.Grid],
+    grids: list[Grid],
     config: TargetsConfig,
     rounds: int,
 ) -> dict[str, list[float]]:

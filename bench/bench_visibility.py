@@ -49,8 +49,8 @@ from gnesf_core.geometry.distance_field import (
     distance_field,
     voxel_coordinates,
 )
+from gnesf_core.geometry.grid import Grid
 from gnesf_core.geometry.mesh import extract_surface
-from gnesf_core.geometry.tsdf import Grid
 from gnesf_core.geometry.visibility import NO_SIGN, Occluders, occluded_truth
 
 BUFFER_SIZE = 160, 120

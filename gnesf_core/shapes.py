@@ -3,7 +3,7 @@
 A bare GPU node has torch, numpy and h5py but no jaxtyping: there an annotation such as
 `Float[Tensor, "points 3"]` must still evaluate, so it stands for its array type.
 
-`AnyTensor` is Torch's tensor for code that also works on NumPy arrays alone: Torch takes
+`AnyTensor` is the tensor of Torch for code that works on NumPy arrays too: Torch takes
 seconds to import, which stages that need none of it are spared.
 """
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from gnesf_core.config import NeuconConfig
 from gnesf_core.data import meshes
 from gnesf_core.data.provenance import provenance
+from gnesf_core.geometry.grid import Grid
 from gnesf_core.geometry.mesh import extract_surface
-from gnesf_core.geometry.tsdf import Grid
 from stages.cli import device_named, run
 from stages.scene_inputs import open_field, scene_inputs
 

@@ -11,10 +11,10 @@ disagrees on which one is called precision: here, and in NeuralRecon,
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import torch
 
 from gnesf_core.config import EvaluationConfig
 from gnesf_core.geometry.camera import in_image, invert_rigid, project, transform
+from gnesf_core.ops.threads import thread_count
 from gnesf_core.shapes import Bool, Float, Float64, Int64
 
 # A posed depth image: metres (0 = none), intrinsics, world_from_camera.
@@ -32,8 +32,8 @@ def nearest_points(
     """Return the index of and distance to the nearest of `points` for each query.
 
     Which of several equally near points is taken is not defined. Uses SciPy's tree
-    where SciPy is installed, with as many threads as Torch may use, and compares all
-    pairs where it is not.
+    where SciPy is installed, on all threads that may be used, and compares all pairs
+    where it is not.
     """
     assert len(points) > 0
     try:
@@ -42,7 +42,7 @@ def nearest_points(
         return nearest_by_brute_force(points, queries)
     # Midpoint splits build twice as fast as medians and suit evenly spread surfaces.
     tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
-    distance, index = tree.query(queries, workers=torch.get_num_threads())
+    distance, index = tree.query(queries, workers=thread_count())
     return index.astype(np.int64, copy=False), distance
 
 
@@ -50,19 +50,18 @@ def nearest_by_brute_force(
     points: Float[np.ndarray, "points 3"], queries: Float[np.ndarray, "queries 3"]
 ) -> tuple[Int64[np.ndarray, " queries"], Float64[np.ndarray, " queries"]]:
     """Find nearest points by comparing all pairs, in chunks of bounded memory."""
-    candidates = torch.as_tensor(np.asarray(points, np.float64))
+    points = np.asarray(points, np.float64)
     rows = max(1, _BRUTE_FORCE_PAIRS // len(points))
     index = np.empty(len(queries), np.int64)
     distance = np.empty(len(queries), np.float64)
     for start in range(0, len(queries), rows):
-        chunk = torch.as_tensor(np.asarray(queries[start : start + rows], np.float64))
-        # The matrix-product shortcut loses small distances to cancellation.
-        all_pairs = torch.cdist(
-            chunk, candidates, compute_mode="donot_use_mm_for_euclid_dist"
-        )
-        smallest = all_pairs.min(dim=1)
-        index[start : start + rows] = smallest.indices.numpy()
-        distance[start : start + rows] = smallest.values.numpy()
+        chunk = np.asarray(queries[start : start + rows], np.float64)
+        # Differences, as the matrix-product shortcut loses small ones to cancellation.
+        squared = np.square(np.subtract.outer(chunk[:, 0], points[:, 0]))
+        for axis in (1, 2):
+            squared += np.square(np.subtract.outer(chunk[:, axis], points[:, axis]))
+        index[start : start + rows] = squared.argmin(1)
+        distance[start : start + rows] = np.sqrt(squared.min(1))
     return index, distance
 
 

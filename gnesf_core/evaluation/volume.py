@@ -16,8 +16,8 @@ from gnesf_core.data.store import DistanceGrid, Frames, SceneVolume
 from gnesf_core.errors import BadInput
 from gnesf_core.evaluation import geometry
 from gnesf_core.evaluation.scene import depth_views, rendered_depth_scores
+from gnesf_core.geometry.grid import Grid
 from gnesf_core.geometry.mesh import dense_points, extract_surface
-from gnesf_core.geometry.tsdf import Grid
 from gnesf_core.shapes import Bool, Float, Float32, Float64, Int32
 
 # Vertices in world metres and triangles; without any a surface is its vertices.

@@ -23,7 +23,6 @@ from gnesf_core.geometry import camera
 from gnesf_core.nets.pictures import frame_picture, jitter
 from gnesf_core.shapes import Float32, Float64, Int64, UInt8
 from gnesf_core.spread import spread
-from gnesf_core.spread import spread
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from gnesf_core.errors import BadInput
 from gnesf_core.geometries.interface import Geometry
 from gnesf_core.geometries.measured import without_encoding
 from gnesf_core.geometry import camera, stereo, tsdf
+from gnesf_core.geometry.grid import Grid
 from gnesf_core.geometry.stereo import PosedPictures
 from gnesf_core.progress import Progress
 from gnesf_core.shapes import Float32, Float64
@@ -199,7 +200,7 @@ def _grid(
     lower_world: Float64[np.ndarray, " 3"],
     upper_world: Float64[np.ndarray, " 3"],
     settings: PlaneSweepConfig,
-) -> tsdf.Grid:
+) -> Grid:
     only_level = TargetsConfig(
         settings.voxel_size_m, 1, settings.truncation_voxels, settings.far_m
     )

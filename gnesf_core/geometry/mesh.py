@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gnesf_core.geometry.tsdf import Grid
+from gnesf_core.geometry.grid import Grid
 from gnesf_core.shapes import Bool, Float, Float32, Float64, Int32, Integer, Shaped
 
 # A mean this close to 1 comes from free space alone.

@@ -19,20 +19,12 @@ from torch import Tensor
 
 from gnesf_core.config import TargetsConfig
 from gnesf_core.geometry import camera
+from gnesf_core.geometry.grid import Grid
 from gnesf_core.shapes import Float, Float32, Float64
 
 MOST_VOXELS = 2**28  # 2 GiB at the finest level; 25 x 25 x 27 m at 4 cm
 # The truth works on this many voxels at once, to bound its temporary arrays.
 _SLAB_VOXELS = 2**20
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A regular grid of voxels: `points_world = origin_world + voxel_size_m * ijk`."""
-
-    origin_world: Float64[np.ndarray, " 3"]  # centre of voxel (0, 0, 0)
-    voxel_size_m: float
-    shape: tuple[int, int, int]
 
 
 @dataclass

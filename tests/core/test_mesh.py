@@ -6,8 +6,9 @@ from skimage.measure import marching_cubes
 
 from gnesf_core.geometry import tsdf
 from gnesf_core.geometry.camera import look_at
+from gnesf_core.geometry.grid import Grid
 from gnesf_core.geometry.mesh import extract_surface
-from gnesf_core.geometry.tsdf import Grid, TsdfVolume
+from gnesf_core.geometry.tsdf import TsdfVolume
 from tests import tiny_room
 
 VOXEL_M = 0.05

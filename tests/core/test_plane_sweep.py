@@ -15,8 +15,8 @@ from gnesf_core.geometries import plane_sweep
 from gnesf_core.geometries.interface import Geometry
 from gnesf_core.geometry import stereo
 from gnesf_core.geometry.camera import look_at, pixel_rays
+from gnesf_core.geometry.grid import Grid
 from gnesf_core.geometry.mesh import extract_surface
-from gnesf_core.geometry.tsdf import Grid
 
 SIZE = (80, 60)
 INTRINSICS = np.array([[64.0, 0, 39.5], [0, 64, 29.5], [0, 0, 1]])

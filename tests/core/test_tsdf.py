@@ -11,7 +11,8 @@ import torch
 from gnesf_core.config import TargetsConfig
 from gnesf_core.geometry import tsdf, tsdf_numba
 from gnesf_core.geometry.camera import invert_rigid, look_at, pixel_rays, transform
-from gnesf_core.geometry.tsdf import Grid, TsdfVolume
+from gnesf_core.geometry.grid import Grid
+from gnesf_core.geometry.tsdf import TsdfVolume
 from tests import tiny_room
 
 CONFIG = TargetsConfig(
@@ -291,7 +292,8 @@ import sys
 sys.modules["numba"] = None
 import numpy as np
 from gnesf_core.geometry import tsdf
-volume = tsdf.TsdfVolume.empty(tsdf.Grid(np.array([0, 0, 1.0]), 0.1, (1, 1, 1)), 0.4)
+from gnesf_core.geometry.grid import Grid
+volume = tsdf.TsdfVolume.empty(Grid(np.array([0, 0, 1.0]), 0.1, (1, 1, 1)), 0.4)
 depth = np.full((1, 3, 3), 1.1, np.float32)
 tsdf.fuse([volume], depth, np.eye(3), np.eye(4)[None], 3.0)
 print(volume.tsdf.item())
