@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help env demo test check clean
+.PHONY: help env demo status test check clean
 
 help:
 	@echo "make demo    set everything up and run the embedded data set, in minutes"
 	@echo "make test    set everything up and run all tests"
 	@echo "make check   linters and formatters"
+	@echo "make status  which scenes and stages are done, at work, or have failed"
 	@echo "make env     the environment alone, in $(VENV)"
 	@echo "make clean   remove the demo's results and data, nothing else"
 
@@ -32,6 +33,9 @@ demo: env
 	@cat results/synthrooms/tables/priors_val.md results/synthrooms/tables/val.md
 	@echo
 	@echo "Pictures and tables: report.html; meshes: results/synthrooms/fields/"
+
+status:
+	@$(BIN)/python -m stages.status --results results/synthrooms
 
 test: env
 	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto

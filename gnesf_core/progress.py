@@ -29,5 +29,14 @@ class Progress:
         self._told = now
         rate = (done - self._before) / (now - self._started)
         left_s = (self._total - done) / max(rate, 1e-9)
-        values = done, self._total, self._what, rate, self._what, left_s
-        log.info("%d of %d %s, %.3g %s/s, %.0f s left", *values)
+        values = done, self._total, self._what, rate, self._what, duration(left_s)
+        log.info("%d of %d %s, %.3g %s/s, %s left", *values)
+
+
+def duration(seconds: float) -> str:
+    """Write a time to wait as a person would say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -21,9 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gnesf_core.errors import BadInput, Diverged, Stopped
+from stages import gpus, job_log
+
+if typing.TYPE_CHECKING:
+    import torch  # stages that do not compute with it do not wait for it
 
 log = logging.getLogger("stages")
 
@@ -34,16 +36,11 @@ EXIT_STOPPED = 75  # what mail programs call a temporary failure
 def run(main: Callable[..., None]) -> None:
     """Parse the command line, run `main`, report trouble in one line."""
     arguments = _parse(main)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-    )
-    torch.set_num_threads(_threads())
-    os.environ.setdefault("NUMBA_NUM_THREADS", str(_threads()))
+    start_log()
     name = Path(sys.argv[0]).stem
-    log.info("%s: torch %s, %d threads", name, torch.__version__, _threads())
+    log.info("%s: %s", name, _limit_threads())
+    if arguments.get("device") == "cuda" and "WORLD_SIZE" not in os.environ:
+        gpus.lease(1)  # now: nothing has touched CUDA yet
     started = time.monotonic()
     try:
         main(**_convert(main, arguments))
@@ -63,9 +60,32 @@ def run(main: Callable[..., None]) -> None:
     log.info("%s: done in %.1f s", name, time.monotonic() - started)
 
 
-def _threads() -> int:
-    """Follow the scheduler's thread count, so that parallel jobs do not crowd."""
-    return int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
+def start_log() -> None:
+    """Report to stderr, which rules send into a file, and progress to a terminal."""
+    leads = os.environ.get("RANK", "0") == "0"  # of several processes, one reports
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if leads else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    job_log.claim()
+    job_log.show_progress()
+
+
+def _limit_threads() -> str:
+    """Follow the scheduler's thread count, so that parallel jobs do not crowd.
+
+    Returns what there is to say about it.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads is not None:
+        os.environ.setdefault("NUMBA_NUM_THREADS", threads)
+    torch = sys.modules.get("torch")
+    if torch is None:  # imported later, it reads OMP_NUM_THREADS itself
+        return f"{threads or 'any number of'} threads"
+    torch.set_num_threads(int(threads or torch.get_num_threads()))
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
 def _parse(main: Callable[..., None]) -> dict[str, Any]:
@@ -141,8 +161,10 @@ def settings(kind: Any, text: str, place: str) -> Any:
     return kind(**(values | numbers))
 
 
-def device_named(name: str) -> torch.device:
+def device_named(name: str) -> "torch.device":
     """Return the device that a stage was told to use, if this machine has it."""
+    import torch
+
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadInput(

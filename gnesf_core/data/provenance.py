@@ -8,14 +8,15 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 import h5py
 import numpy as np
-import torch
 
 VERSION = "0.1.0"
 
@@ -41,11 +42,11 @@ def provenance(
         "recipe_sha256": recipe_digest(recipe),
         "inputs": dict(inputs),
         "seed": seed,
-        "threads": torch.get_num_threads(),
+        "threads": _threads(),
         "versions": {
             "gnesf": VERSION,
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": metadata.version("torch"),
             "numpy": np.__version__,
             "h5py": h5py.__version__,
         }
@@ -64,3 +65,10 @@ def recipe_digest(recipe: Any) -> str:
     """Hash settings by value, whatever the order of their names."""
     text = json.dumps(recipe_values(recipe), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _threads() -> int:
+    """Return how many threads compute; torch is asked only by those who use it."""
+    if torch := sys.modules.get("torch"):
+        return torch.get_num_threads()
+    return int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0))))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gnesf_core.config import TrainingConfig
 from gnesf_core.errors import BadInput, Diverged
+from gnesf_core.progress import duration
 from gnesf_core.shapes import Float
 from gnesf_core.training.distributed import Team
 
@@ -143,16 +144,8 @@ def progress_line(
     return (
         f"step {values['step']}/{steps}  loss {values['loss']:.4g} ({losses})  {tried}"
         f"{steps_per_second:.2f} steps/s  {values['items_per_second']:.1f} items/s  "
-        f"{_duration(left_s)} left  lr {values['learning_rate']:.2g}"
+        f"{duration(left_s)} left  lr {values['learning_rate']:.2g}"
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _sole_writer(path: Path) -> IO[str]:

@@ -1,6 +1,7 @@
 """A stage's signature is its command line; trouble with data is one line."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -87,3 +88,68 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, limit_bytes):
     assert f"{out}: File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(out.parent.iterdir()) == []
+
+
+# A stage that tells what it finds, on a machine where nvidia-smi speaks of one GPU.
+TELL = """
+import os, sys
+from pathlib import Path
+from gnesf_core.data.provenance import provenance
+from stages import cli, gpus
+gpus.FOLDER = Path(sys.argv.pop(1))
+def main(device: str = "cpu") -> None:
+    made_by = provenance("tell", {}, {})
+    print(os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("NUMBA_NUM_THREADS"),
+          made_by["threads"], made_by["versions"]["torch"], "torch" in sys.modules)
+    if device == "cuda":
+        cli.device_named(device)
+cli.run(main)
+"""
+
+
+@pytest.fixture
+def tell(tmp_path):
+    command = tmp_path / "nvidia-smi"
+    command.write_text("#!/bin/sh\necho 'GPU 0: Any (UUID: GPU-made-up)'\n")
+    command.chmod(0o755)
+
+    def tell(*options, before="", **variables):
+        own = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "OMP_NUM_THREADS": "3"}
+        environment = {
+            name: value for name, value in os.environ.items()
+            if name not in ("CUDA_VISIBLE_DEVICES", "NUMBA_NUM_THREADS")
+        }  # fmt: skip
+        words = [sys.executable, "-c", before + TELL, tmp_path / "gpus", *options]
+        done = subprocess.run(
+            words, env=environment | own | variables, capture_output=True, text=True
+        )
+        return done.stdout.split(), done
+
+    return tell
+
+
+def test_a_stage_that_does_not_compute_with_torch_does_not_import_it(tell):
+    import torch
+
+    told, done = tell()
+    assert done.returncode == 0, done.stderr
+    assert told == ["None", "3", "3", torch.__version__, "False"]
+
+
+def test_one_that_does_follows_the_threads_of_the_scheduler_too(tell):
+    told, _ = tell(before="import torch\ntorch.set_num_threads(1)\n")
+    assert told[1:3] == ["3", "3"] and told[4] == "True"
+
+
+def test_a_stage_on_a_gpu_sees_the_one_that_it_has_got(tell):
+    told, done = tell("--device", "cuda")
+    assert told[0] == "GPU-made-up" and "has the GPU GPU-made-up" in done.stderr
+    assert done.returncode == 3  # torch finds no such GPU
+    assert "expected a CUDA device, found none that torch can use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_one_of_several_processes_takes_no_gpu_of_its_own(tell):
+    told, done = tell("--device", "cuda", WORLD_SIZE="2", RANK="1")
+    assert told[0] == "None"
+    assert "INFO" not in done.stderr and "ERROR" in done.stderr

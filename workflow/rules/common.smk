@@ -215,6 +215,10 @@ class Recipes:
         """Digest the module that a recipe names: editing one reruns no other."""
         return module_code(f"gnesf_core.{self.section}.{self.module(wildcards)}")
 
+    def gpus(self, wildcards):
+        """Count the GPUs that train a recipe's network."""
+        return self(wildcards).get("gpus", 1) if GPUS else 0
+
     def folded_code(self, stage):
         """Fold all code that runs a recipe: what other code began is not resumed."""
 

@@ -139,6 +139,8 @@ rule describe_run:
         costs="results/{dataset}/tables/costs.csv",
     log:
         "results/{dataset}/logs/describe_run.log",
+    benchmark:
+        "results/{dataset}/benchmarks/describe_run.tsv"
     conda:
         "../../environment.yml"
     params:

@@ -18,7 +18,7 @@ rule train_semantics:
     # On a CPU its many small operations gain nothing from more.
     threads: 16 if GPUS else 1
     resources:
-        gpu=GPUS,
+        gpu=field.gpus,
         # Not a parameter: moving to a GPU is no reason to train again.
         device=DEVICE,
         mem_mb=64000 if GPUS else 6000,
@@ -35,7 +35,7 @@ rule train_semantics:
     message:
         "Training the field {wildcards.field}"
     shell:
-        "python -m stages.train_semantics --frames {input.frames:q}"
+        "python -m stages.launch {resources.gpu:q} train_semantics --frames {input.frames:q}"
         " --priors {input.priors:q} --surfaces {input.surfaces:q}"
         " --features {input.features:q} --start {input.start:q}"
         " --out {output.weights:q} --last {output.last:q} --metrics {output.metrics:q}"

@@ -20,7 +20,7 @@ rule train_sdf:
     # On a CPU its many small operations gain nothing from more.
     threads: 16 if GPUS else 1
     resources:
-        gpu=GPUS,
+        gpu=geometry.gpus,
         # Not a parameter: moving to a GPU is no reason to train again.
         device=DEVICE,
         mem_mb=64000 if GPUS else 8000,
@@ -36,7 +36,7 @@ rule train_sdf:
     message:
         "Training the geometry {wildcards.geometry}"
     shell:
-        "python -m stages.train_sdf --frames {input.frames:q}"
+        "python -m stages.launch {resources.gpu:q} train_sdf --frames {input.frames:q}"
         " --targets {input.targets:q} --out {output.weights:q} --last {output.last:q}"
         " --metrics {output.metrics:q} --module {params.module:q}"
         " --recipe {params.recipe:q} --data {params.data:q}"

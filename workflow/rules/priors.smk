@@ -20,7 +20,7 @@ rule train_prior:
     # On a CPU a small network gains little from more, and others train beside it.
     threads: 16 if GPUS else 1
     resources:
-        gpu=GPUS,
+        gpu=prior.gpus,
         # Not a parameter: moving to a GPU is no reason to train again.
         device=DEVICE,
         mem_mb=32000 if GPUS else 8000,
@@ -36,7 +36,7 @@ rule train_prior:
     message:
         "Training the prior {wildcards.prior}{wildcards.fold}"
     shell:
-        "python -m stages.train_prior --frames {input.frames:q} --out {output.weights:q}"
+        "python -m stages.launch {resources.gpu:q} train_prior --frames {input.frames:q} --out {output.weights:q}"
         " --metrics {output.metrics:q} --module {params.module:q}"
         " --recipe {params.recipe:q} --data {params.data:q}"
         " --training {params.training:q} --device {resources.device:q}"
