@@ -62,8 +62,8 @@ def test_a_bare_clone_plans_the_whole_demo(tree):
     jobs = tree.planned()
     assert jobs["synthesize_scene"] == 36 and jobs["synthesize_test_scene"] == 2
     assert jobs["extract_frames"] == 38 and jobs["train_prior"] == 1
-    scenes, priors, geometries, fields = 4, 3, 3, 5
-    learned_from = 16  # scenes: votes need less than what they are made of
+    scenes, priors, geometries, fields = 4, 2, 3, 5
+    learned_from = 10  # scenes: votes need less than what they are made of
     assert jobs["fuse_targets"] == 32 + scenes and jobs["train_sdf"] == 1
     assert jobs["plot_scene"] == jobs["plot_geometry"] == jobs["plot_field"] == scenes
     assert jobs["evaluate_geometry"] == scenes * geometries
@@ -74,6 +74,7 @@ def test_a_bare_clone_plans_the_whole_demo(tree):
     assert jobs["extract_mesh"] == jobs["evaluate_scene"] == scenes * fields
     assert jobs["summarize"] == jobs["summarize_priors"] == 1
     assert jobs["summarize_geometries"] == 1 and jobs["plot_training"] == 3
+    assert jobs["view_scene"] == scenes and jobs["describe_run"] == 1
 
 
 def test_the_run_ends_in_tables_pictures_and_meshes(finished):
@@ -91,6 +92,9 @@ def test_the_run_ends_in_tables_pictures_and_meshes(finished):
     assert (results / "fields/oracle/scene0001_00.ply").stat().st_size > 10_000
     assert (results / "figures/scenes/scene0001_00.png").exists()
     assert (results / "figures/fields/gnesf-mesh/scene0001_00.png").exists()
+    assert (results / "fields/gnesf-mesh/scene0001_00.html").exists()
+    assert (results / "fields/gnesf-mesh/scene0001_00.glb").exists()
+    assert "| train_sdf | 1 |" in (results / "tables/run.md").read_text()
     assert (results / "figures/fields/gnesf/training.svg").exists()
     leftovers = [p for p in results.rglob("*") if p.name.endswith(".partial")]
     assert not leftovers

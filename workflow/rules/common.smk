@@ -46,6 +46,8 @@ PRIORS = [
 ]
 GEOMETRIES = list(config["geometries"])
 HEADLINE = config["headline"]
+# Scenes that pictures are made of; those that are judged, if there are any.
+PICTURED = evenly_spread(SPLITS["val"] or SPLITS["test"], config["report"]["scenes"])
 
 
 def check_name(place, name, section):
@@ -83,6 +85,10 @@ RESULTS = "results/{dataset}"
 SYNTHROOMS = config["datasets"]["synthrooms"]["root"]
 
 _digest = CodeDigest(ROOT)
+# What a scene's page is made from, beside code.
+PAGE_TEMPLATE = hashlib.sha256(
+    (ROOT / "gnesf_core/viz/scene_page.html").read_bytes()
+).hexdigest()[:16]
 
 # Stages find their packages from any --directory, and parallel jobs do not crowd the
 # cores: each gets the threads that its rule asked for.
@@ -308,7 +314,7 @@ PRIOR_RESULTS = (
     + results(
         "figures/priors/{prior}/{scene}.png",
         prior=PRIORS,
-        scene=SPLITS["val"] if PRIOR_SPLITS else [],
+        scene=PICTURED if PRIOR_SPLITS else [],
     )
     + results("figures/priors/{prior}/training.svg", prior=prior.trained(PRIORS))
 )
@@ -317,26 +323,25 @@ GEOMETRY_RESULTS = (
     results(
         "tables/geometries_{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]
     )
-    + results(
-        "figures/geometry/{scene}.png", scene=SPLITS["val"] if SCORED_SPLITS else []
-    )
+    + results("figures/geometry/{scene}.png", scene=PICTURED if SCORED_SPLITS else [])
     + results(
         "figures/geometry/{geometry}/training.svg",
         geometry=geometry.trained(GEOMETRIES),
     )
 )
+# The first field that has learned, or simply the first, is what one looks around in.
+PAGED = ([name for name in HEADLINE if learns(config["fields"][name])] + HEADLINE)[:1]
 # Tables and pictures of the headline's fields; how its first learned one votes.
 FIELD_RESULTS = (
     results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"])
     + results("tables/run.html")
     + results("figures/{split}_classes.svg", split=SCORED_SPLITS)
-    + results(
-        "figures/scenes/{scene}.png", scene=SPLITS["val"] if SCORED_SPLITS else []
-    )
+    + results("figures/scenes/{scene}.png", scene=PICTURED if SCORED_SPLITS else [])
     + results("figures/fields/{field}/training.svg", field=field.trained(HEADLINE))
     + results(
         "figures/fields/{field}/{scene}.png",
-        field=[name for name in HEADLINE if learns(config["fields"][name])][:1],
-        scene=SPLITS["val"] if SCORED_SPLITS else [],
+        field=[name for name in PAGED if learns(config["fields"][name])],
+        scene=PICTURED if SCORED_SPLITS else [],
     )
+    + results("fields/{field}/{scene}.html", field=PAGED, scene=PICTURED)
 )

@@ -123,6 +123,39 @@ rule print_paper_table:
         " --html {output.html:q} --csv {output.csv:q} 2>&1 | tee {log:q}"
 
 
+rule view_scene:
+    input:
+        unpack(scene_truth),
+        mesh="results/{dataset}/fields/{field}/{scene}.ply",
+    output:
+        page=report(
+            "results/{dataset}/fields/{field}/{scene}.html",
+            caption="../report/page.rst",
+            category="Scenes in 3D",
+            labels={"field": "{field}", "scene": "{scene}"},
+        ),
+        glb="results/{dataset}/fields/{field}/{scene}.glb",
+    log:
+        "results/{dataset}/logs/view_scene/{field}/{scene}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/view_scene/{field}/{scene}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        *code("view_scene"),
+        template=PAGE_TEMPLATE,
+        truth=truth_option,
+    message:
+        "Making a page to look around {wildcards.scene}, by {wildcards.field}"
+    shell:
+        "python -m stages.view_scene --mesh {input.mesh:q} {params.truth}"
+        " --out {output.page:q} --glb {output.glb:q} --field {wildcards.field:q}"
+        " > {log:q} 2>&1"
+
+
 rule describe_run:
     input:
         results("tables/{split}.csv", split=SCORED_SPLITS),

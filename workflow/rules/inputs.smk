@@ -226,6 +226,17 @@ def paper_table_scores(wildcards):
     }
 
 
+def scene_truth(wildcards):
+    """Name the labelled mesh of a scene that has one."""
+    if FORMAT != "scannet" or wildcards.scene not in LABELLED:
+        return {}
+    return {"truth": raw_mesh_labels(wildcards)}
+
+
+def truth_option(wildcards, input):
+    return shlex.join(["--truth", input.truth]) if "truth" in input.keys() else ""
+
+
 def weights_option(wildcards, input):
     return shlex.join(["--weights", input.weights]) if input.weights else ""
 

@@ -27,7 +27,21 @@ rule geometry:
 
 rule meshes:
     input:
-        results("fields/{field}/{scene}.ply", field=HEADLINE, scene=SPLITS["val"]),
+        results(
+            "fields/{field}/{scene}.ply",
+            field=HEADLINE,
+            scene=SPLITS["val"] or SPLITS["test"],
+        ),
+
+
+# Meshes to look around in, and as GLB, of every scene and field of the headline.
+rule pages:
+    input:
+        results(
+            "fields/{field}/{scene}.html",
+            field=HEADLINE,
+            scene=SPLITS["val"] or SPLITS["test"],
+        ),
 
 
 rule evaluation:
@@ -38,9 +52,7 @@ rule evaluation:
 rule figures:
     input:
         results("figures/{split}_classes.svg", split=SCORED_SPLITS),
-        results(
-            "figures/scenes/{scene}.png", scene=SPLITS["val"] if SCORED_SPLITS else []
-        ),
+        results("figures/scenes/{scene}.png", scene=PICTURED if SCORED_SPLITS else []),
 
 
 # The tables of the paper, ours beside the published figures.
