@@ -32,6 +32,15 @@ class SynthRoomsConfig:
 
 
 @dataclass(frozen=True)
+class CaptureConfig:
+    """What is known of the world of somebody's capture."""
+
+    up: str  # auto, or the axis of the capture's world: x, y, z, -x, -y or -z
+    metres_per_unit: float  # of the capture's world; 0 = as its files say or show
+    floor_m: float | None  # its height along up, in the capture's units; null = find it
+
+
+@dataclass(frozen=True)
 class FramesConfig:
     """Which frames of a scan are kept, and how key frames form fragments."""
 

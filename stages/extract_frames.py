@@ -2,17 +2,22 @@
 
 import logging
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
-from gnesf_core.config import FramesConfig
+from gnesf_core.config import CaptureConfig, FramesConfig
+from gnesf_core.data.capture_world import find_world
 from gnesf_core.data.captures import open_labels, open_scan
 from gnesf_core.data.extraction import extract
+from gnesf_core.data.posed_images import PosedImages
 from gnesf_core.data.provenance import provenance
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.labels import LabelMap
 from stages.cli import run
 
 log = logging.getLogger("stages")
+
+ANY_CAPTURE = CaptureConfig(up="auto", metres_per_unit=0.0, floor_m=None)
 
 
 def main(
@@ -24,8 +29,12 @@ def main(
     labels: Path | None = None,
     label_map: Path | None = None,
     label_map_sha256: list[str] | None = None,
+    capture: CaptureConfig = ANY_CAPTURE,
 ) -> None:
-    """Decide which frames of `scan` are usable, key frames or views, and store them."""
+    """Decide which frames of `scan` are usable, key frames or views, and store them.
+
+    A capture, whose world may lie anyhow, is set upright first.
+    """
     with ExitStack() as stack:
         source = open_scan(format, scan)
         stack.callback(source.close)
@@ -38,8 +47,13 @@ def main(
             inputs["label_map"] = sha256_of(label_map)
             label_source = stack.enter_context(open_labels(labels, classes, source))
             inputs["labels"] = label_source.fingerprint()
-        made_by = provenance("extract_frames", config, inputs)
-        extract(out, source, scene, label_source, config, made_by)
+        world, recipe = None, asdict(config)
+        if isinstance(source, PosedImages):
+            world = find_world(source, capture)
+            source.move(world)
+            recipe["capture"] = asdict(capture)
+        made_by = provenance("extract_frames", recipe, inputs)
+        extract(out, source, scene, label_source, config, made_by, world)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ def test_every_value_in_a_shell_command_is_quoted():
                     "params.options",  # and this
                     "params.comparable",  # and this
                     "params.truth",  # and this
+                    "params.capture",  # and this
                     "params.labelled",  # an integer
                 )
                 assert quoted, f"{path.name}: {name}"

@@ -68,7 +68,12 @@ def camera_path(count):
 
 def cast(world_from_camera, size, focal=0.8):
     """Return z-depth and label id per pixel, from slabs (no ray caster involved)."""
-    rays = pixel_rays(intrinsics(size, focal), *size) @ world_from_camera[:3, :3].T
+    return cast_rays(world_from_camera, pixel_rays(intrinsics(size, focal), *size))
+
+
+def cast_rays(world_from_camera, rays_camera):
+    """Return the same along rays of the camera frame that have z = 1."""
+    rays = rays_camera @ world_from_camera[:3, :3].T
     eye = world_from_camera[:3, 3]
     with np.errstate(divide="ignore", invalid="ignore"):
         out = np.where(rays > 0, (HIGH - eye) / rays, (LOW - eye) / rays)

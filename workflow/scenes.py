@@ -14,6 +14,8 @@ def read_splits(dataset: str, config: Mapping[str, Any]) -> dict[str, list[str]]
     described = config["datasets"][dataset]
     if dataset == "synthrooms":
         return _counted(config["synthrooms"])
+    if described["format"] == "capture" and not described["splits"]:
+        return {"train": [], "val": [], "test": _folders(Path(described["root"]))}
     splits: dict[str, list[str]] = {}
     for split in SPLIT_NAMES:
         path = described["splits"].get(split)
@@ -43,6 +45,24 @@ def _counted(config: Mapping[str, int]) -> dict[str, list[str]]:
         splits[split] = [f"scene{i:04d}_00" for i in range(start, start + count)]
         start += count
     return splits
+
+
+def _folders(root: Path) -> list[str]:
+    """Name the folders below `root`, each of which is one person's capture."""
+    found = root.iterdir() if root.is_dir() else ()
+    names = [path.name for path in found if path.is_dir() and path.name[0] != "."]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{root}: expected folders named by letters, digits, _ and -, found "
+                f"{name[:80]!r}; remedy: rename it"
+            )
+    if not names:
+        raise ValueError(
+            f"{root}: expected a folder of posed pictures for each scene, found none; "
+            "remedy: put them there, or correct `root` of the data set in the config"
+        )
+    return sorted(names)
 
 
 def _read_list(path: Path) -> list[str]:

@@ -3,6 +3,8 @@
 `scannet`: one `.sens` file, labels in `<scene>_2d-label-filt.zip` by ScanNet id.
 `replica`: a folder as Semantic-NeRF renders it, named by its `traj_w_c.txt`, labels in
 `semantic_class/` by class id. Both meet the 20 classes through a label map.
+`capture`: anybody's folder of posed pictures, without labels, named by the file that
+`capture_file` finds.
 """
 
 import hashlib
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gnesf_core.data import colmap, nerfstudio, posed_folder
 from gnesf_core.data.label_zip import LabelZip
+from gnesf_core.data.posed_images import Capture, PosedImages
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.data.replica import ReplicaScan
 from gnesf_core.data.scan import Scan
@@ -26,13 +30,51 @@ def open_scan(format: str, path: Path) -> Scan:
         return SensReader(path)
     if format == "replica":
         return ReplicaScan(Path(path).parent)
+    if format == "capture":
+        return PosedImages(_read_capture(Path(path)))
     raise BadInput(
         path,
         "format",
-        expected="scannet or replica",
+        expected="scannet, replica or capture",
         found=format,
         remedy="correct `format` of the data set in the config",
     )
+
+
+def capture_file(folder: Path) -> Path:
+    """Return the file that a folder of posed pictures is opened by."""
+    models = [
+        folder / model / f"images{suffix}"
+        for model in colmap.MODEL_FOLDERS
+        for suffix in (".bin", ".txt")
+    ]
+    for path in (folder / nerfstudio.TRANSFORMS, *models):
+        if path.is_file():
+            return path
+    intrinsics = posed_folder.intrinsics_of(folder)
+    if intrinsics is not None:
+        return intrinsics
+    if posed_folder.is_posed_folder(folder):
+        posed_folder.missing_intrinsics(folder)
+    raise BadInput(
+        folder,
+        "folder",
+        expected="transforms.json (nerfstudio), sparse/0/images.bin (COLMAP), or "
+        "pictures with pose files and intrinsics.txt",
+        found="none of these",
+        remedy="name the folder that holds one of them; docs/captures.md shows each",
+    )
+
+
+def _read_capture(path: Path) -> Capture:
+    """Read the capture of a folder, or of the file that stands for it."""
+    if not path.is_file():
+        path = capture_file(path if path.is_dir() else path.parent)
+    if path.name == nerfstudio.TRANSFORMS:
+        return nerfstudio.read_nerfstudio(path)
+    if path.name in ("images.bin", "images.txt"):
+        return colmap.read_colmap(path)
+    return posed_folder.read_posed_folder(path)
 
 
 class ScanNetLabels:

@@ -1,7 +1,8 @@
 """Decide which frames of a scan can be used and kept, and copy those into a store.
 
 Usable is decided here, once, for every raw frame: a finite rigid pose, a colour image
-that decodes, and a depth image with at least one measurement. Later stages trust it.
+that decodes, and, in scans with a depth camera, a depth image with at least one
+measurement. Later stages trust it.
 """
 
 import logging
@@ -14,7 +15,7 @@ import numpy as np
 from gnesf_core.config import FramesConfig
 from gnesf_core.data import images, store
 from gnesf_core.data.keyframes import select_key_frames
-from gnesf_core.data.scan import Scan
+from gnesf_core.data.scan import CaptureWorld, Scan
 from gnesf_core.errors import BadInput
 from gnesf_core.geometry.camera import is_rigid
 from gnesf_core.shapes import UInt8
@@ -52,10 +53,10 @@ def _frame_status(scan: Scan, index: int) -> int:
     if not is_rigid(world_from_camera):
         return _NOT_RIGID
     info = scan.info
-    color = scan.color_bytes(index)
-    if not color:
-        return _NO_COLOR
     try:
+        color = scan.color_bytes(index)
+        if not color:
+            return _NO_COLOR
         images.check_color(
             color,
             info.color_encoding,
@@ -66,6 +67,8 @@ def _frame_status(scan: Scan, index: int) -> int:
     except BadInput as error:
         log.warning("%s", error)
         return _BAD_COLOR
+    if not info.has_depth:
+        return store.USABLE
     if not scan.depth_bytes(index):
         return _NO_DEPTH
     try:
@@ -136,8 +139,9 @@ def extract(
     labels: LabelSource | None,
     config: FramesConfig,
     made_by: Mapping[str, Any],
+    world: CaptureWorld | None = None,
 ) -> store.Selection:
-    """Write the `frames` file of one scan."""
+    """Write the `frames` file of one scan; `world` says how it was moved, if it was."""
     status = examine(scan)
     selection = select(scan, status, config)
     _report(scan, status, selection)
@@ -164,6 +168,7 @@ def extract(
         selection,
         labels is not None,
         made_by,
+        world,
     ) as writer:
         for index in selection.index.tolist():
             label = labels.read(index) if labels is not None else None
@@ -189,8 +194,10 @@ def _all_ignored(scan: Scan) -> UInt8[np.ndarray, "h w"]:
     return np.full((scan.info.color_height, scan.info.color_width), 255, np.uint8)
 
 
-def _depth_to_store(scan: Scan, index: int) -> bytes | np.ndarray:
+def _depth_to_store(scan: Scan, index: int) -> bytes | np.ndarray | None:
     """Hand a zlib stream over as it is; decode what the store cannot copy."""
+    if not scan.info.has_depth:
+        return None
     if scan.info.depth_encoding == "zlib":
         return scan.depth_bytes(index)
     return scan.decode_depth(index)

@@ -29,6 +29,28 @@ class ScanInfo:
     color_encoding: str  # jpeg | png | raw (rows of RGB bytes)
     depth_encoding: str  # zlib (of little-endian uint16 rows) | raw | png
 
+    @property
+    def has_depth(self) -> bool:
+        """Tell whether there was a depth camera; without one its size is 0 x 0."""
+        return self.depth_width > 0
+
+
+@dataclass(frozen=True)
+class CaptureWorld:
+    """Where the upright world in metres lies in the world of somebody's capture.
+
+    `world_from_capture` scales, turns and shifts. Each `_by` says how its value was
+    found, for people to judge.
+    """
+
+    world_from_capture: Float64[np.ndarray, "4 4"]
+    metres_per_unit: float
+    scale_by: str
+    up_capture: Float64[np.ndarray, " 3"]  # of unit length
+    up_by: str
+    floor_m: float  # height of the floor in the capture's world along up, in its units
+    floor_by: str
+
 
 @runtime_checkable
 class Scan(Protocol):

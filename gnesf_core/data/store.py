@@ -15,14 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
 from gnesf_core.data import images
 from gnesf_core.data.container import Container, ContainerWriter, write_container
-from gnesf_core.data.scan import ScanInfo
+from gnesf_core.data.scan import CaptureWorld, ScanInfo
 from gnesf_core.errors import BadInput
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.shapes import Bool, Float32, Float64, Int64, UInt8
@@ -74,9 +74,10 @@ class FramesWriter:
             chunks=(1 << 16,),
             fletcher32=True,
         )
-        self._depth = writer.frames(
-            "depth/frames", count, (info.depth_height, info.depth_width), "<u2"
-        )
+        self._depth = None
+        if info.has_depth:
+            shape = (info.depth_height, info.depth_width)
+            self._depth = writer.frames("depth/frames", count, shape, "<u2")
         self._labels = None
         if with_labels:
             shape = (info.color_height, info.color_width)
@@ -85,47 +86,46 @@ class FramesWriter:
     def add(
         self,
         color: bytes,
-        depth: bytes | np.ndarray,
+        depth: bytes | np.ndarray | None,
         labels: UInt8[np.ndarray, "h w"] | None,
     ) -> None:
-        """Append one frame; `depth` is uint16 values or their zlib stream."""
+        """Append one frame; `depth` is uint16 values or their zlib stream, if any."""
         position = len(self._offsets) - 1
         start = self._offsets[-1]
         self._color.resize((start + len(color),))
         self._color[start:] = np.frombuffer(color, np.uint8)
         self._writer.account_bytes(f"color[{position}]", color)
         self._offsets.append(start + len(color))
-        if isinstance(depth, bytes):
-            self._copy_depth_stream(position, depth)
-        else:
+        if self._depth is not None and isinstance(depth, bytes):
+            # A scan's zlib stream is the HDF5 chunk that it would become.
+            self._writer.put_stream(self._depth, position, depth)
+            self._writer.account_bytes(f"depth[{position}]", depth)
+        elif self._depth is not None and depth is not None:
             self._writer.put(self._depth, position, depth)
         if self._labels is not None and labels is not None:
             self._writer.put(self._labels, position, labels)
-
-    def _copy_depth_stream(self, position: int, stream: bytes) -> None:
-        """Store a scan's zlib stream as the HDF5 chunk it would become, unchanged."""
-        self._writer.put_stream(self._depth, position, stream)
-        self._writer.account_bytes(f"depth[{position}]", stream)
 
     def finish(self) -> None:
         """Write what is known only at the end."""
         info = self._info
         self._writer.array("color/offsets", np.asarray(self._offsets, np.int64))
         self._writer.array("color/intrinsics", info.color_intrinsics)
-        self._writer.array("depth/intrinsics", info.depth_intrinsics)
+        if info.has_depth:
+            self._writer.array("depth/intrinsics", info.depth_intrinsics)
         self._writer.attributes(
             "color",
             encoding=info.color_encoding,
             width=info.color_width,
             height=info.color_height,
         )
-        self._writer.attributes(
-            "depth",
-            units_per_metre=info.depth_units_per_metre,
-            invalid=INVALID_DEPTH,
-            width=info.depth_width,
-            height=info.depth_height,
-        )
+        if info.has_depth:
+            self._writer.attributes(
+                "depth",
+                units_per_metre=info.depth_units_per_metre,
+                invalid=INVALID_DEPTH,
+                width=info.depth_width,
+                height=info.depth_height,
+            )
 
 
 @contextmanager
@@ -138,12 +138,18 @@ def write_frames(
     selection: Selection,
     with_labels: bool,
     made_by: Mapping[str, Any],
+    world: CaptureWorld | None = None,
 ) -> Iterator[FramesWriter]:
-    """Publish a `frames` file; the block adds each kept frame in order."""
+    """Publish a `frames` file; the block adds each kept frame in order.
+
+    `world` says how poses were moved, if they are not as they stand in the scan.
+    """
     with write_container(path, "frames", scene, made_by) as writer:
         writer.array("raw/world_from_camera", raw_world_from_camera, compress=True)
         writer.array("raw/status", raw_status)
         writer.attributes("raw", status_names=json.dumps(FRAME_STATUS))
+        if world is not None:
+            _write_world(writer, world)
         writer.array("kept/index", selection.index)
         poses = raw_world_from_camera[selection.index]
         writer.array("kept/world_from_camera", poses)
@@ -153,6 +159,20 @@ def write_frames(
         frames = FramesWriter(writer, info, selection, with_labels)
         yield frames
         frames.finish()
+
+
+def _write_world(writer: ContainerWriter, world: CaptureWorld) -> None:
+    name = "raw/world_from_capture"
+    writer.array(name, world.world_from_capture)
+    writer.attributes(
+        name,
+        metres_per_unit=world.metres_per_unit,
+        scale_by=world.scale_by,
+        up_capture=json.dumps(world.up_capture.tolist()),
+        up_by=world.up_by,
+        floor_m=world.floor_m,
+        floor_by=world.floor_by,
+    )
 
 
 class Frames(Container):
@@ -170,16 +190,12 @@ class Frames(Container):
         self.is_view = array("kept/is_view", "u1", (count,)).astype(bool)
         self.fragments = array("fragments", "<i8", (None, None))
         self.color_intrinsics = array("color/intrinsics", "<f8", (3, 3))
-        self.depth_intrinsics = array("depth/intrinsics", "<f8", (3, 3))
-        color, depth = self.attributes("color"), self.attributes("depth")
+        color = self.attributes("color")
         self.color_encoding = color["encoding"]
         self.color_size = int(color["width"]), int(color["height"])
-        self.depth_size = int(depth["width"]), int(depth["height"])
-        self.depth_units_per_metre = float(depth["units_per_metre"])
         self._offsets = array("color/offsets", "<i8", (count + 1,))
         self._color = self.dataset("color/bytes", "u1", (int(self._offsets[-1]),))
-        width, height = self.depth_size
-        self._depth = self.dataset("depth/frames", "<u2", (count, height, width))
+        self._depth = self._open_depth() if self.has("depth") else None
         self._labels: h5py.Dataset | None = None
         if self.has("labels"):
             width, height = self.color_size
@@ -204,15 +220,62 @@ class Frames(Container):
         data = self.color_bytes(position)
         return images.decode_color(data, self.color_encoding, *self.color_size, where)
 
+    @property
+    def has_depth(self) -> bool:
+        """Tell whether the scene came with depth images."""
+        return self._depth is not None
+
+    def _known_depth(self) -> "_Depth":
+        if self._depth is None:
+            raise BadInput(
+                self.path,
+                "depth",
+                expected="depth images",
+                found="a capture without any",
+                remedy="use recipes that need none: geometries by neucon or "
+                "plane_sweep, fields by gnesf",
+            )
+        return self._depth
+
+    @property
+    def depth_size(self) -> tuple[int, int]:
+        """Return width and height of the depth images."""
+        return self._known_depth().size
+
+    @property
+    def depth_intrinsics(self) -> Float64[np.ndarray, "3 3"]:
+        """Return the matrix of the depth camera."""
+        return self._known_depth().intrinsics
+
     def depth_m(self, position: int) -> Float32[np.ndarray, "h w"]:
         """Return a kept frame's depth in metres; 0 where there is none."""
-        units = self.frame(self._depth, position)
-        return depth_in_metres(units, self.depth_units_per_metre)
+        depth = self._known_depth()
+        units = self.frame(depth.frames, position)
+        return depth_in_metres(units, depth.units_per_metre)
+
+    def _open_depth(self) -> "_Depth":
+        about = self.attributes("depth")
+        width, height = int(about["width"]), int(about["height"])
+        return _Depth(
+            self.dataset("depth/frames", "<u2", (len(self.index), height, width)),
+            self.array("depth/intrinsics", "<f8", (3, 3)),
+            (width, height),
+            float(about["units_per_metre"]),
+        )
 
     def labels(self, position: int) -> UInt8[np.ndarray, "h w"]:
         """Return a kept frame's class ids, at the colour camera's size."""
         assert self._labels is not None
         return self.frame(self._labels, position)
+
+
+class _Depth(NamedTuple):
+    """The depth images of a scene and their camera."""
+
+    frames: h5py.Dataset
+    intrinsics: Float64[np.ndarray, "3 3"]
+    size: tuple[int, int]
+    units_per_metre: float
 
 
 def depth_in_metres(

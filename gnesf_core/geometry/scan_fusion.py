@@ -10,6 +10,7 @@ from gnesf_core.data import store
 from gnesf_core.data.scan import Scan
 from gnesf_core.errors import BadInput
 from gnesf_core.geometry import tsdf
+from gnesf_core.geometry.grid import Grid
 from gnesf_core.progress import Progress
 from gnesf_core.shapes import Float32, Float64, Int64
 
@@ -21,10 +22,21 @@ _BATCH = 16  # frames per call of `fuse`: a block of voxels stays in cache meanw
 def fuse_scan(
     scan: Scan, frames: store.Frames, config: TargetsConfig, device: str = "cpu"
 ) -> list[store.DistanceGrid]:
-    """Fuse every usable frame of `scan`; finest level first."""
+    """Fuse every usable frame of `scan`; finest level first.
+
+    Poses are those of `frames`, which has them upright and in metres.
+    """
     _check_same(scan, frames)
+    if not frames.has_depth:
+        raise BadInput(
+            scan.info.path,
+            "depth",
+            expected="depth images",
+            found="a capture without any",
+            remedy="use a geometry that needs none: neucon, plane_sweep",
+        )
     usable = np.flatnonzero(frames.raw_status == store.USABLE)
-    lower, upper = _bounds(scan, frames.index, config.max_depth_m)
+    lower, upper = _bounds(scan, frames, config.max_depth_m)
     volumes = [
         tsdf.TsdfVolume.empty(
             grid, config.truncation_voxels * grid.voxel_size_m, device
@@ -32,7 +44,8 @@ def fuse_scan(
         for grid in _grids(scan, lower, upper, config)
     ]
     progress, done = Progress("frames", len(usable)), 0
-    for depth_m, poses in _batches(scan, usable):
+    for depth_m, part in _batches(scan, usable):
+        poses = frames.raw_world_from_camera[part]
         tsdf.fuse(
             volumes, depth_m, scan.info.depth_intrinsics, poses, config.max_depth_m
         )
@@ -48,7 +61,7 @@ def _grids(
     lower: Float64[np.ndarray, " 3"],
     upper: Float64[np.ndarray, " 3"],
     config: TargetsConfig,
-) -> list[tsdf.Grid]:
+) -> list[Grid]:
     try:
         return tsdf.pyramid_grids(lower, upper, config)
     except ValueError as error:
@@ -75,7 +88,7 @@ def _check_same(scan: Scan, frames: store.Frames) -> None:
 
 
 def _bounds(
-    scan: Scan, kept: Int64[np.ndarray, " frames"], max_depth_m: float
+    scan: Scan, frames: store.Frames, max_depth_m: float
 ) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, " 3"]]:
     """Enclose all measured points of the kept frames.
 
@@ -83,11 +96,13 @@ def _bounds(
     which the volume has a margin of a coarse truncation.
     """
     lower, upper = np.full(3, np.inf), np.full(3, -np.inf)
-    for index in kept.tolist():
+    for index, world_from_camera in zip(
+        frames.index.tolist(), frames.world_from_camera, strict=True
+    ):
         low, high = tsdf.depth_bounds(
             _depth_m(scan, index),
             scan.info.depth_intrinsics,
-            scan.world_from_camera[index],
+            world_from_camera,
             max_depth_m,
         )
         lower, upper = np.fmin(lower, low), np.fmax(upper, high)
@@ -104,11 +119,11 @@ def _bounds(
 
 def _batches(
     scan: Scan, usable: Int64[np.ndarray, " frames"]
-) -> Iterator[tuple[Float32[np.ndarray, "b h w"], Float64[np.ndarray, "b 4 4"]]]:
+) -> Iterator[tuple[Float32[np.ndarray, "b h w"], Int64[np.ndarray, " b"]]]:
     for start in range(0, len(usable), _BATCH):
         part = usable[start : start + _BATCH]
         depth_m = np.stack([_depth_m(scan, index) for index in part.tolist()])
-        yield depth_m, scan.world_from_camera[part]
+        yield depth_m, part
 
 
 def _depth_m(scan: Scan, index: int) -> Float32[np.ndarray, "h w"]:

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -93,6 +94,30 @@ def test_a_scene_without_labels_says_so(tmp_path):
     write_scene(tmp_path, tmp_path / "a.h5", labels=False)
     with store.Frames(tmp_path / "a.h5") as frames:
         assert not frames.has_labels
+
+
+def test_a_scene_without_depth_says_so_and_names_what_needs_none(tmp_path):
+    path = tmp_path / "a.h5"
+    info = replace(scene_info(tmp_path), depth_width=0, depth_height=0)
+    assert not info.has_depth
+    jpeg = images.encode_jpeg(np.zeros((*COLOR[::-1], 3), np.uint8), 90)
+    kept = np.array([True])
+    selection = store.Selection(np.array([0]), kept, kept, np.array([[0]]))
+    made_by = provenance("test", {}, {"scan": "abc"})
+    with store.write_frames(
+        path, "s", info, np.eye(4)[None], np.zeros(1, np.uint8), selection, False,
+        made_by,
+    ) as writer:  # fmt: skip
+        writer.add(jpeg, None, None)
+    with store.Frames(path) as frames:
+        assert frames.color_bytes(0) == jpeg and not frames.has_depth
+        for ask in (
+            lambda: frames.depth_m(0),
+            lambda: frames.depth_size,
+            lambda: frames.depth_intrinsics,
+        ):
+            with pytest.raises(BadInput, match="depth.*neucon or plane_sweep"):
+                ask()
 
 
 def test_targets_come_back_in_physical_units(tmp_path):

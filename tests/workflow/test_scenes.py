@@ -13,7 +13,7 @@ COUNTS = {"scenes_train": 3, "scenes_val": 2, "scenes_test": 1}
 def lists(tmp_path, text):
     path = tmp_path / "val.txt"
     path.write_bytes(text)
-    return {"datasets": {"mine": {"splits": {"val": str(path)}}}}
+    return {"datasets": {"mine": {"format": "scannet", "splits": {"val": str(path)}}}}
 
 
 def test_lists_are_read_with_their_usual_blemishes(tmp_path):
@@ -35,7 +35,8 @@ def test_a_hostile_scene_name_is_refused_with_its_line(tmp_path, name):
 
 
 def test_a_missing_list_is_named(tmp_path):
-    config = {"datasets": {"mine": {"splits": {"val": str(tmp_path / "no.txt")}}}}
+    splits = {"val": str(tmp_path / "no.txt")}
+    config = {"datasets": {"mine": {"format": "scannet", "splits": splits}}}
     with pytest.raises(ValueError, match=r"no\.txt"):
         read_splits("mine", config)
 
@@ -55,3 +56,29 @@ def test_the_workflow_makes_the_scenes_that_training_will_use(count, most):
     assert evenly_spread(names, most) == [names[n] for n in spread(count, most)]
     assert evenly_spread(names, 0) == names
     assert evenly_spread([], most) == []
+
+
+def captures_in(root):
+    return {
+        "datasets": {"mine": {"format": "capture", "root": str(root), "splits": {}}}
+    }
+
+
+def test_every_folder_of_captures_is_a_scene_without_labels(tmp_path):
+    for name in ("kitchen", "attic-2", ".trash"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes.txt").touch()
+    expected = {"train": [], "val": [], "test": ["attic-2", "kitchen"]}
+    assert read_splits("mine", captures_in(tmp_path)) == expected
+
+
+@pytest.mark.parametrize("name", ["my kitchen", "$(id)"])
+def test_a_folder_that_cannot_be_a_scene_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match="rename it"):
+        read_splits("mine", captures_in(tmp_path))
+
+
+def test_no_captures_are_no_scenes_but_an_error(tmp_path):
+    with pytest.raises(ValueError, match="expected a folder of posed pictures"):
+        read_splits("mine", captures_in(tmp_path / "nowhere"))

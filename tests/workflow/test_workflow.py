@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from gnesf_core.config import (
+    CaptureConfig,
     EvaluationConfig,
     FolderPriorConfig,
     FragmentDataConfig,
@@ -32,6 +34,9 @@ from gnesf_core.config import (
     TargetsConfig,
     TrainingConfig,
 )
+from gnesf_core.data.meshes import read_mesh
+from gnesf_core.labels import IGNORE
+from tests import posed_rooms
 from tests.workflow.conftest import ROOT
 
 ENVIRONMENT = os.environ | {
@@ -294,6 +299,7 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
         "mask2former": (Mask2FormerConfig, mask2former["settings"]),
         "segmentation_data": (SegmentationDataConfig, mask2former["data"]),
         "training": (TrainingConfig, mask2former["training"]),
+        "capture": (CaptureConfig, config["datasets"]["captures"]["capture"]),
         "labels_prior": (LabelsPriorConfig, priors["labels"]["settings"]),
         "noisy_labels": (NoisyLabelsConfig, priors["noisy-labels"]["settings"]),
         "folder_prior": (FolderPriorConfig, None),
@@ -341,6 +347,27 @@ def test_every_profile_and_overlay_parses(tree):
         assert jobs["cache_prior"] == 3  # two of the validation scene: no noisy labels
         assert jobs["train_sdf"] == jobs["train_semantics"] == 1
         assert jobs["fuse_features"] == 4  # three of the validation scene
+
+
+@pytest.mark.slow
+def test_a_capture_becomes_a_labelled_mesh_by_weights_from_elsewhere(changed):
+    folder = changed.root / "resources/captures/den"
+    poses, world = posed_rooms.camera_path(), posed_rooms.capture_from_room()
+    posed_rooms.write_nerfstudio(folder, poses, world)
+    weights = changed.root / "results/synthrooms/priors/mask2former/model.safetensors"
+    before = weights.stat().st_mtime_ns
+    overlay = ("--configfile", "tests/tiny/config.yaml", "config/captures.yaml")
+    assert not {"train_prior", "train_sdf"} & set(changed.planned(*overlay))
+    changed.snakemake("--cores", 2, *overlay)
+    results = changed.root / "results/captures"
+    mesh, about = read_mesh(results / "fields/gnesf-mesh/den.ply")
+    assert about["scene"] == "den" and (mesh.label != IGNORE).mean() > 0.5
+    # All of it stands on the floor, whatever way the capture's world was turned.
+    low, high = np.percentile(mesh.vertices_world[:, 2], [1, 99])
+    assert abs(low) < 0.1 and 1 < high < 4
+    assert (results / "fields/gnesf-mesh/den.html").exists()
+    assert changed.planned(*overlay) == {}
+    assert weights.stat().st_mtime_ns == before
 
 
 def test_replica_is_judged_by_weights_and_trains_nothing(tree):

@@ -9,7 +9,7 @@ import sys
 from snakemake.utils import validate
 
 ROOT = Path(workflow.current_basedir).parent.parent
-sys.path.insert(0, str(ROOT / "workflow"))
+sys.path[:0] = [str(ROOT / "workflow"), str(ROOT)]
 
 from code_digest import CodeDigest
 from recipes import FIELD_PARTS, resolve_all
@@ -27,7 +27,10 @@ if DATASET not in config["datasets"]:
         f"config: dataset: expected one of {sorted(config['datasets'])}, "
         f"found {DATASET!r}; remedy: describe it under `datasets`"
     )
-SPLITS = read_splits(DATASET, config)
+try:
+    SPLITS = read_splits(DATASET, config)
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
 SCENES = [scene for scenes in SPLITS.values() for scene in scenes]
 # Scenes whose labels may be read; those of the test split carry none.
 LABELLED = set(SPLITS["train"]) | set(SPLITS["val"])
@@ -46,8 +49,9 @@ PRIORS = [
 ]
 GEOMETRIES = list(config["geometries"])
 HEADLINE = config["headline"]
-# Scenes that pictures are made of; those that are judged, if there are any.
-PICTURED = evenly_spread(SPLITS["val"] or SPLITS["test"], config["report"]["scenes"])
+# Scenes whose meshes are made: those that are judged, if there are any.
+SHOWN = SPLITS["val"] or SPLITS["test"]
+PICTURED = evenly_spread(SHOWN, config["report"]["scenes"])
 
 
 def check_name(place, name, section):
@@ -99,7 +103,8 @@ shell.prefix(
 
 # A name is a plain word: it cannot climb out of a folder or speak to a shell.
 wildcard_constraints:
-    dataset=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+    # No other: what another data set has taught is used, never made anew.
+    dataset=re.escape(DATASET),
     scene=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     prior=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     geometry=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
@@ -162,7 +167,30 @@ def raw_scan(wildcards):
     dataset = config["datasets"][wildcards.dataset]
     if dataset["format"] == "replica":
         return f"{dataset['root']}/{wildcards.scene}/traj_w_c.txt"
+    if dataset["format"] == "capture":
+        return capture_scan(Path(dataset["root"]) / wildcards.scene)
     return raw(wildcards, ".sens")
+
+
+def capture_scan(folder):
+    """Name the file by which a folder of posed pictures is opened."""
+    from gnesf_core.data.captures import capture_file
+    from gnesf_core.errors import BadInput
+
+    try:
+        return str(capture_file(folder))
+    except BadInput as error:
+        raise WorkflowError(str(error)) from None
+
+
+def capture_options(wildcards):
+    """Hand a capture what is known of its world: in general, and of this one."""
+    dataset = config["datasets"][wildcards.dataset]
+    if dataset["format"] != "capture":
+        return ""
+    own = dataset.get("captures", {}).get(wildcards.scene, {})
+    known = json.dumps(dataset["capture"] | own, sort_keys=True)
+    return shlex.join(["--capture", known])
 
 
 def raw_labels(wildcards):
@@ -333,7 +361,8 @@ GEOMETRY_RESULTS = (
 PAGED = ([name for name in HEADLINE if learns(config["fields"][name])] + HEADLINE)[:1]
 # Tables and pictures of the headline's fields; how its first learned one votes.
 FIELD_RESULTS = (
-    results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"])
+    results("fields/{field}/{scene}.ply", field=HEADLINE, scene=SHOWN)
+    + results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"])
     + results("tables/run.html")
     + results("figures/{split}_classes.svg", split=SCORED_SPLITS)
     + results("figures/scenes/{scene}.png", scene=PICTURED if SCORED_SPLITS else [])

@@ -21,12 +21,13 @@ rule extract_frames:
         config=settings("frames"),
         format=scan_format,
         labels=label_options,
+        capture=capture_options,
     message:
         "Extracting the frames of {wildcards.scene}"
     shell:
         "python -m stages.extract_frames --scan {input.scan:q} --out {output:q}"
         " --scene {wildcards.scene:q} --format {params.format:q} {params.labels}"
-        " --config {params.config:q} > {log:q} 2>&1"
+        " {params.capture} --config {params.config:q} > {log:q} 2>&1"
 
 
 rule fuse_targets:

@@ -27,21 +27,13 @@ rule geometry:
 
 rule meshes:
     input:
-        results(
-            "fields/{field}/{scene}.ply",
-            field=HEADLINE,
-            scene=SPLITS["val"] or SPLITS["test"],
-        ),
+        results("fields/{field}/{scene}.ply", field=HEADLINE, scene=SHOWN),
 
 
 # Meshes to look around in, and as GLB, of every scene and field of the headline.
 rule pages:
     input:
-        results(
-            "fields/{field}/{scene}.html",
-            field=HEADLINE,
-            scene=SPLITS["val"] or SPLITS["test"],
-        ),
+        results("fields/{field}/{scene}.html", field=HEADLINE, scene=SHOWN),
 
 
 rule evaluation:
