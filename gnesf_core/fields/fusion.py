@@ -23,7 +23,7 @@ from torch.nn.functional import embedding_bag
 from gnesf_core.config import FusionConfig, NeuconConfig
 from gnesf_core.data.store import DistanceGrid, Frames
 from gnesf_core.errors import BadInput
-from gnesf_core.fields.interface import Field, PointLabels, SceneInputs
+from gnesf_core.fields.interface import UNSEEN_COLOR, Field, PointLabels, SceneInputs
 from gnesf_core.geometry import camera
 from gnesf_core.geometry.sampling import sample_image
 from gnesf_core.labels import CLASS_NAMES, IGNORE
@@ -31,8 +31,6 @@ from gnesf_core.shapes import Float, Float32, Float64, Int64, Shaped, UInt8
 
 Settings = FusionConfig
 PACKAGES: tuple[str, ...] = ()
-
-_NO_COLOR = 127  # of points that no view sees
 
 
 def open_field(
@@ -218,7 +216,7 @@ def _mean_color(
         count[index] += 1
     divisor = count.clamp(min=1)
     mean = (total + divisor // 2) // divisor
-    return torch.where(count > 0, mean, _NO_COLOR).to(torch.uint8).numpy()
+    return torch.where(count > 0, mean, UNSEEN_COLOR).to(torch.uint8).numpy()
 
 
 def _seen(

@@ -14,7 +14,7 @@ from gnesf_core.data.publish import sha256_of
 from gnesf_core.errors import BadInput
 from gnesf_core.fields.choice import frames_of_kind
 from gnesf_core.fields.encoding import check_channels, encoding_of, no_encoding
-from gnesf_core.fields.interface import Field, PointLabels, SceneInputs
+from gnesf_core.fields.interface import UNSEEN_COLOR, Field, PointLabels, SceneInputs
 from gnesf_core.fields.network import UNLEARNED, Evidence, GnesfNetwork, Labels, Scene
 from gnesf_core.fields.sources import read_sources
 from gnesf_core.fields.voting import vote_weights
@@ -28,7 +28,6 @@ Settings = GnesfConfig
 PACKAGES = ("safetensors",)
 
 _CHUNK = 1 << 16  # points that are voted on at once
-_NO_COLOR = 127  # of points that no view sees
 
 
 def build(settings: GnesfConfig, encoder: NeuconConfig, start: Path) -> GnesfNetwork:
@@ -214,7 +213,7 @@ def _point_labels(parts: list[Labels]) -> PointLabels:
     confidence, class_id = semantic.float().max(1)
     class_id = torch.where(seen, class_id, IGNORE).to(torch.uint8)
     color = (color * 255).round().clamp(0, 255).to(torch.uint8)
-    color = torch.where(seen[:, None], color, _NO_COLOR)
+    color = torch.where(seen[:, None], color, UNSEEN_COLOR)
     return PointLabels(
         class_id.cpu().numpy(),
         torch.where(seen, confidence, 0.0).cpu().numpy(),

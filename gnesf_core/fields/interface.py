@@ -19,6 +19,8 @@ import numpy as np
 from gnesf_core.data.store import DistanceGrid, Frames, PriorMaps, SceneVolume
 from gnesf_core.shapes import Float, Float32, UInt8
 
+UNSEEN_COLOR = 127  # grey level of what no view sees
+
 
 @dataclass(frozen=True)
 class SceneInputs:

@@ -14,7 +14,7 @@ from gnesf_core.data.store import Frames, quantize_probabilities
 from gnesf_core.errors import BadInput
 from gnesf_core.fields.choice import frames_of_kind, nearest_useful
 from gnesf_core.fields.gnesf import scene_for
-from gnesf_core.fields.interface import SceneInputs
+from gnesf_core.fields.interface import UNSEEN_COLOR, SceneInputs
 from gnesf_core.fields.network import GnesfNetwork, Rendered
 from gnesf_core.fields.rays import Rays, rays_through
 from gnesf_core.fields.sources import read_sources
@@ -24,7 +24,6 @@ from gnesf_core.spread import spread
 from gnesf_core.training.loop import moved
 
 _CHUNK = 1 << 12  # rays that are rendered at once
-_NO_COLOR = 127  # of rays that nothing is known of
 
 
 class View(NamedTuple):
@@ -113,7 +112,7 @@ def _view(
         torch.cat(own).cpu() for own in zip(*parts, strict=True)
     )
     color = (color * 255).round().clamp(0, 255).to(torch.uint8)
-    color = torch.where(known[:, None], color, _NO_COLOR)
+    color = torch.where(known[:, None], color, UNSEEN_COLOR)
     return View(
         quantize_probabilities(semantic.float().T.reshape(-1, *rows).numpy()),
         color.reshape(*rows, 3).numpy(),
