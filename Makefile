@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RESULTS ?= results/synthrooms
 
 .PHONY: help env demo status test check clean
 
@@ -35,7 +36,7 @@ demo: env
 	@echo "Pictures and tables: report.html; meshes: results/synthrooms/fields/"
 
 status:
-	@$(BIN)/python -m stages.status --results results/synthrooms
+	@$(BIN)/python -m stages.status --results $(RESULTS)
 
 test: env
 	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto

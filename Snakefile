@@ -27,6 +27,7 @@ rule all:
         PRIOR_RESULTS,
         GEOMETRY_RESULTS,
         FIELD_RESULTS,
+        results("tables/run.html"),
     message:
         "Everything of {DATASET} is up to date"
 

@@ -6,6 +6,7 @@ import os
 import platform
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -72,6 +73,8 @@ def _costs(folder: Path) -> Iterator[dict[str, Any]]:
         with path.open(newline="") as file:
             runs[rule].extend(csv.DictReader(file, delimiter="\t"))
     for rule, rows in runs.items():
+        if not rows:
+            continue
         seconds = [_number(row["s"]) for row in rows]
         yield {
             "rule": rule,
@@ -104,7 +107,9 @@ def _disk(results: Path) -> list[tuple[str, int, int]]:
 
 def _sizes(folder: Path) -> Iterator[int]:
     for where, _, names in os.walk(folder):
-        yield from (os.lstat(Path(where) / name).st_size for name in names)
+        for name in names:
+            with suppress(FileNotFoundError):  # others may be at work
+                yield os.lstat(Path(where) / name).st_size
 
 
 def _versions() -> Iterator[tuple[str, str]]:

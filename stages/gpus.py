@@ -60,10 +60,19 @@ def visible() -> list[str]:
     So numbers that mean different GPUs in different jobs meet under one name. A GPU
     that is cut into MIG devices stands for these.
     """
-    gpus = _listed()
+    gpus, kinds = _listed()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         return [device for gpu in gpus for device in _devices(gpu)]
+    in_order = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    if len(kinds) > 1 and not in_order and re.search(r"(^|,)\s*\d", named):
+        raise BadInput(
+            "this machine",
+            "CUDA_VISIBLE_DEVICES",
+            expected="UUIDs (nvidia-smi -L), as CUDA counts unlike GPUs by speed",
+            found=named,
+            remedy="name UUIDs, or set CUDA_DEVICE_ORDER=PCI_BUS_ID as well",
+        )
     found: list[str] = []
     for name in named.split(","):
         meant = _meant(name.strip(), gpus)
@@ -73,8 +82,8 @@ def visible() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _listed() -> list[list[str]]:
-    """Ask nvidia-smi for each GPU's UUID and those of its MIG devices."""
+def _listed() -> tuple[list[list[str]], set[str]]:
+    """Ask nvidia-smi for the UUIDs of GPUs and their MIG devices, and for kinds."""
     try:
         answer = subprocess.run(
             ["nvidia-smi", "-L"],
@@ -83,15 +92,16 @@ def _listed() -> list[list[str]]:
             timeout=_PATIENCE_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return []
+        return [], set()
     gpus: list[list[str]] = []
+    kinds = set(re.findall(r"^GPU \d+: (.*) \(UUID: ", answer.stdout, re.M))
     lines = re.findall(r"^\s*(GPU|MIG) .*\(UUID: (\S+)\)", answer.stdout, re.M)
     for kind, uuid in lines:
         if kind == "GPU":
             gpus.append([uuid])
         elif gpus:
             gpus[-1].append(uuid)
-    return gpus
+    return gpus, kinds
 
 
 def _devices(gpu: list[str]) -> list[str]:

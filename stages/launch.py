@@ -20,7 +20,7 @@ from types import FrameType
 
 from gnesf_core.errors import BadInput
 from stages import gpus
-from stages.cli import EXIT_BAD_DATA, start_log
+from stages.cli import EXIT_BAD_DATA, EXIT_STOPPED, start_log
 
 log = logging.getLogger("stages")
 
@@ -85,8 +85,9 @@ def _status(team: list[subprocess.Popen]) -> int:
                 for process in team:
                     process.kill()
             time.sleep(0.1)
-    # Those that failed first know why; others may have died of that.
-    first = max((status for status in found if status), default=0)
+    # Those that failed first know why; others may have died of that, or been stopped.
+    failed = [status for status in found if status]
+    first = max([s for s in failed if s != EXIT_STOPPED] or failed or [0])
     return first if first >= 0 else 128 - first
 
 

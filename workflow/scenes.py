@@ -47,6 +47,31 @@ def _counted(config: Mapping[str, int]) -> dict[str, list[str]]:
     return splits
 
 
+# What a folder of posed pictures is opened by: the first of these that it has.
+CAPTURE_FILES = (
+    "transforms.json",
+    *(
+        f"{folder}images{suffix}"
+        for folder in ("sparse/0/", "sparse/", "")
+        for suffix in (".bin", ".txt")
+    ),
+    "intrinsics.txt",
+    "intrinsic_color.txt",
+    "intrinsic/intrinsic_color.txt",
+)
+
+
+def capture_file(folder: Path) -> str:
+    """Name the file by which a folder of posed pictures is opened."""
+    for name in CAPTURE_FILES:
+        if (folder / name).is_file():
+            return str(folder / name)
+    raise ValueError(
+        f"{folder}: expected one of {', '.join(CAPTURE_FILES)}, found none; remedy: "
+        "write the one that fits your pictures, as docs/captures.md has it"
+    )
+
+
 def _folders(root: Path) -> list[str]:
     """Name the folders below `root`, each of which is one person's capture."""
     found = root.iterdir() if root.is_dir() else ()

@@ -48,5 +48,8 @@ def _three_js() -> str:
     viewer = scene_to_html(trimesh.Scene(trimesh.creation.box()))
     script = viewer.partition("<script>")[2]
     library, start, _ = script.partition("var camera,controls,scene")
-    assert start, f"the viewer of trimesh {trimesh.__version__} is another one"
+    if not start:
+        raise RuntimeError(
+            f"the viewer of trimesh {trimesh.__version__} is another one"
+        )
     return library

@@ -115,6 +115,19 @@ def test_a_gpu_that_is_cut_up_stands_for_its_parts(machine, monkeypatch):
     assert gpus.visible() == [FOUR[1], "MIG-part-0", "MIG-part-1"]
 
 
+def test_numbers_of_unlike_gpus_are_not_guessed(machine, monkeypatch):
+    # CUDA's first is the fastest, nvidia-smi's the one in the first slot.
+    machine.write_text(LIST.replace("H200", "T400", 1))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    with pytest.raises(BadInput, match="CUDA_DEVICE_ORDER=PCI_BUS_ID"):
+        gpus.visible()
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert gpus.visible() == [FOUR[1], FOUR[0]]
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", FOUR[2])
+    assert gpus.visible() == [FOUR[2]]
+
+
 @pytest.mark.parametrize(
     ("named", "expected"), [(None, []), ("1,0", ["1", "0"]), ("-1", []), ("", [])]
 )

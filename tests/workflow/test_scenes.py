@@ -3,9 +3,15 @@
 import pytest
 
 from gnesf_core.config import SynthRoomsCounts
+from gnesf_core.data import captures
 from gnesf_core.spread import spread
 from gnesf_core.synthrooms.scene import scene_names
-from workflow.scenes import evenly_spread, read_splits
+from workflow.scenes import (
+    CAPTURE_FILES,
+    capture_file,
+    evenly_spread,
+    read_splits,
+)
 
 COUNTS = {"scenes_train": 3, "scenes_val": 2, "scenes_test": 1}
 
@@ -77,6 +83,20 @@ def test_a_folder_that_cannot_be_a_scene_is_refused(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match="rename it"):
         read_splits("mine", captures_in(tmp_path))
+
+
+@pytest.mark.parametrize("name", CAPTURE_FILES)
+def test_the_workflow_watches_the_file_that_a_capture_is_opened_by(tmp_path, name):
+    for other in CAPTURE_FILES[CAPTURE_FILES.index(name) :]:
+        (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / other).touch()
+    assert capture_file(tmp_path) == str(tmp_path / name)
+    assert captures.capture_file(tmp_path) == tmp_path / name
+
+
+def test_a_folder_without_poses_is_refused_with_what_it_lacks(tmp_path):
+    with pytest.raises(ValueError, match=r"expected one of transforms\.json"):
+        capture_file(tmp_path)
 
 
 def test_no_captures_are_no_scenes_but_an_error(tmp_path):

@@ -9,11 +9,11 @@ import sys
 from snakemake.utils import validate
 
 ROOT = Path(workflow.current_basedir).parent.parent
-sys.path[:0] = [str(ROOT / "workflow"), str(ROOT)]
+sys.path.insert(0, str(ROOT / "workflow"))
 
 from code_digest import CodeDigest
 from recipes import FIELD_PARTS, resolve_all
-from scenes import evenly_spread, read_splits
+from scenes import capture_file, evenly_spread, read_splits
 
 try:
     resolve_all(config)
@@ -32,6 +32,12 @@ try:
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 SCENES = [scene for scenes in SPLITS.values() for scene in scenes]
+for scene in config["datasets"][DATASET].get("captures", {}):
+    if scene not in SCENES:
+        raise WorkflowError(
+            f"config: datasets: {DATASET}: captures: expected some of {SCENES}, found "
+            f"{scene!r}; remedy: correct the name"
+        )
 # Scenes whose labels may be read; those of the test split carry none.
 LABELLED = set(SPLITS["train"]) | set(SPLITS["val"])
 FORMAT = config["datasets"][DATASET]["format"]
@@ -41,7 +47,7 @@ SCORED_SPLITS = ["val"] if SPLITS["val"] and FORMAT == "scannet" else []
 SUBMITTED_SPLITS = ["test"] if SPLITS["test"] and FORMAT == "scannet" else []
 # Splits whose frames come with labels to judge a prior by.
 PRIOR_SPLITS = ["val"] if SPLITS["val"] and LABEL_MAP else []
-# Priors that no field sees a scene by are made when they are asked for.
+# Others, which no field sees a scene by, are made when a field names them.
 PRIORS = [
     name
     for name in config["priors"]
@@ -85,7 +91,6 @@ for place, names in {"headline": HEADLINE, **config["tables"]}.items():
 DEVICE = config["device"]
 # GPUs of a job that runs a network.
 GPUS = 1 if DEVICE == "cuda" else 0
-RESULTS = "results/{dataset}"
 SYNTHROOMS = config["datasets"]["synthrooms"]["root"]
 
 _digest = CodeDigest(ROOT)
@@ -168,19 +173,8 @@ def raw_scan(wildcards):
     if dataset["format"] == "replica":
         return f"{dataset['root']}/{wildcards.scene}/traj_w_c.txt"
     if dataset["format"] == "capture":
-        return capture_scan(Path(dataset["root"]) / wildcards.scene)
+        return capture_file(Path(dataset["root"]) / wildcards.scene)
     return raw(wildcards, ".sens")
-
-
-def capture_scan(folder):
-    """Name the file by which a folder of posed pictures is opened."""
-    from gnesf_core.data.captures import capture_file
-    from gnesf_core.errors import BadInput
-
-    try:
-        return str(capture_file(folder))
-    except BadInput as error:
-        raise WorkflowError(str(error)) from None
 
 
 def capture_options(wildcards):
@@ -363,7 +357,6 @@ PAGED = ([name for name in HEADLINE if learns(config["fields"][name])] + HEADLIN
 FIELD_RESULTS = (
     results("fields/{field}/{scene}.ply", field=HEADLINE, scene=SHOWN)
     + results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"])
-    + results("tables/run.html")
     + results("figures/{split}_classes.svg", split=SCORED_SPLITS)
     + results("figures/scenes/{scene}.png", scene=PICTURED if SCORED_SPLITS else [])
     + results("figures/fields/{field}/training.svg", field=field.trained(HEADLINE))

@@ -120,7 +120,7 @@ rule print_paper_table:
         " --dataset {wildcards.dataset:q} --split {wildcards.split:q}"
         " --scores {input.scores:q} --views {input.views:q} --rows {params.rows:q}"
         " {params.comparable} --markdown {output.markdown:q}"
-        " --html {output.html:q} --csv {output.csv:q} 2>&1 | tee {log:q}"
+        " --html {output.html:q} --csv {output.csv:q} > {log:q} 2>&1 && cat {log:q}"
 
 
 rule view_scene:
@@ -158,9 +158,9 @@ rule view_scene:
 
 rule describe_run:
     input:
-        results("tables/{split}.csv", split=SCORED_SPLITS),
-        results("tables/priors_{split}.md", split=PRIOR_SPLITS),
-        results("tables/geometries_{split}.md", split=SCORED_SPLITS),
+        PRIOR_RESULTS,
+        GEOMETRY_RESULTS,
+        FIELD_RESULTS,
     output:
         markdown="results/{dataset}/tables/run.md",
         html=report(

@@ -98,4 +98,4 @@ rule verify:
     message:
         "Checking every result against its checksum"
     shell:
-        "python -m stages.verify --results {params.folder:q} 2>&1 | tee {log:q}"
+        "python -m stages.verify --results {params.folder:q} > {log:q} 2>&1 && cat {log:q}"
