@@ -6,6 +6,7 @@ the pictures and depth images of a capture show which convention they fit.
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NoReturn
 
 import numpy as np
@@ -49,7 +50,7 @@ def check_sightings(scan: PosedImages, usable: Int64[np.ndarray, " frames"]) -> 
         return
     error_px = _reprojection_px(scan, sightings, points, some)
     if not np.median(error_px) < _MOST_REPROJECTION_PX:
-        _refuse(
+        refuse(
             scan,
             "points",
             f"points within {_MOST_REPROJECTION_PX} pixels of where they were seen",
@@ -118,7 +119,7 @@ def _check_overlap(scan: PosedImages, poses: Float64[np.ndarray, "n 4 4"]) -> No
         sees[index] = False
         seen[place] = sees.any()
     if seen.mean() < _LEAST_OVERLAP:
-        _refuse(
+        refuse(
             scan,
             "poses",
             "cameras that look at the same things, two at a time at least",
@@ -136,11 +137,14 @@ def _check_by_depth(
 ) -> None:
     readings = agreement.readings(matrices)
     pairs = agreement.pairs_of(readings[declared])
-    intrinsics = scan.info.depth_intrinsics
+    info = scan.info
+    intrinsics = info.depth_intrinsics
+    rays = camera.pixel_rays(intrinsics, info.depth_width, info.depth_height)
+    step = max(1, min(info.depth_height, info.depth_width) // 48) * _STEP
 
     def agree(poses: Float64[np.ndarray, "n 4 4"], factor: float = 1.0) -> Agreement:
         maps = [image * np.float32(factor) for image in depth_m]
-        points = [_points(image, intrinsics) for image in maps]
+        points = [depth_points(image, rays, step) for image in maps]
         return agreement.depth_agreement(points, maps, intrinsics, poses, pairs)
 
     own = agree(readings[declared])
@@ -167,7 +171,7 @@ def _check_by_depth(
 
 
 def _refuse_unit(scan: PosedImages, factor: str, share: float, own: float) -> NoReturn:
-    _refuse(
+    refuse(
         scan,
         "depth",
         "depth and poses in the same unit",
@@ -178,15 +182,15 @@ def _refuse_unit(scan: PosedImages, factor: str, share: float, own: float) -> No
     )
 
 
-def _points(
-    depth_m: Float32[np.ndarray, "h w"], intrinsics: Float64[np.ndarray, "3 3"]
+def depth_points(
+    depth_m: Float32[np.ndarray, "h w"],
+    rays: Float64[np.ndarray, "h w 3"],
+    step: int,
 ) -> Float64[np.ndarray, "n 3"]:
-    height, width = depth_m.shape
-    step = max(1, min(height, width) // 48) * _STEP
+    """Return what a depth image shows at every few pixels, in the camera's frame."""
     thinned = slice(step // 2, None, step), slice(step // 2, None, step)
-    rays = camera.pixel_rays(intrinsics, width, height)[thinned]
     depth = depth_m[thinned].astype(np.float64)
-    return rays[depth > 0] * depth[depth > 0][:, None]
+    return rays[thinned][depth > 0] * depth[depth > 0][:, None]
 
 
 def _check_by_pictures(
@@ -196,13 +200,21 @@ def _check_by_pictures(
     declared: str,
 ) -> None:
     # Torch takes seconds to import, which others need not wait for.
+    import torch
+
     from gnesf_core.geometry import likeness
 
     info = scan.info
     size = info.color_width, info.color_height
     some = usable[:: max(1, -(-len(usable) // _PICTURES))]
-    grey = likeness.small_grey(scan.decode_color(index) for index in some.tolist())
-    readings = agreement.readings(matrices[some])
+    small = {}
+    for index in some.tolist():
+        with suppress(BadInput):  # extraction leaves damaged pictures out, and says so
+            small[index] = likeness.small_grey([scan.decode_color(index)])
+    if not small:
+        return
+    grey = torch.cat(list(small.values()))
+    readings = agreement.readings(matrices[list(small)])
     pairs = agreement.pairs_of(readings[declared])
     pairs = pairs[:: max(1, -(-len(pairs) // _PICTURE_PAIRS))]
     found = {
@@ -229,7 +241,7 @@ def _refuse_convention(
     steps = ["invert every matrix"] if is_inverse else []
     if to_opengl != (declared == agreement.WORLD_OPENGL):
         steps.append("negate the second and the third column of every matrix")
-    _refuse(
+    refuse(
         scan,
         "poses",
         declared,
@@ -239,7 +251,8 @@ def _refuse_convention(
     )
 
 
-def _refuse(
+def refuse(
     scan: PosedImages, place: str, expected: str, found: object, remedy: str
 ) -> NoReturn:
+    """Refuse a capture by the file that it is opened by."""
     raise BadInput(scan.info.path, place, expected=expected, found=found, remedy=remedy)

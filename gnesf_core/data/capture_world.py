@@ -5,13 +5,13 @@ knows some of it, its depth images and points show more; the rest is asked for.
 """
 
 import logging
-from typing import NoReturn
+from contextlib import suppress
 
 import numpy as np
 
 from gnesf_core.config import CaptureConfig
 from gnesf_core.data import capture_evidence as evidence
-from gnesf_core.data.capture_evidence import DepthMaps
+from gnesf_core.data.capture_evidence import DepthMaps, depth_points, refuse
 from gnesf_core.data.posed_images import PosedImages
 from gnesf_core.data.scan import CaptureWorld
 from gnesf_core.data.store import depth_in_metres
@@ -80,7 +80,7 @@ def _posed(scan: PosedImages) -> Int64[np.ndarray, " n"]:
     turned[:, :3, 3] = 0
     usable = [i for i in np.flatnonzero(finite) if camera.is_rigid(turned[i])]
     if len(usable) < 2:
-        _refuse(
+        refuse(
             scan,
             "poses",
             "at least 2 that turn and shift: finite, right-handed, not scaled",
@@ -93,7 +93,7 @@ def _posed(scan: PosedImages) -> Int64[np.ndarray, " n"]:
 def _check_near(scan: PosedImages, poses: Float64[np.ndarray, "frames 4 4"]) -> None:
     farthest = np.abs(poses[:, :3, 3]).max()
     if farthest > _FARTHEST_M:
-        _refuse(
+        refuse(
             scan,
             "poses",
             f"cameras within {_FARTHEST_M:.0f} m of the origin",
@@ -115,12 +115,20 @@ def _scale(scan: PosedImages, depth_m: DepthMaps, stated: float) -> tuple[float,
     if stated:
         return stated, "stated"
     capture = scan.capture
+    if capture.metres_per_unit == 1:
+        if not depth_m:
+            log.warning(
+                "%s: nothing tells the unit of the poses, a metre is assumed: poses "
+                "computed from pictures have an arbitrary one, so state "
+                "`metres_per_unit` unless you know that it is 1",
+                scan.info.path,
+            )
+        return 1.0, "assumed"
     if capture.metres_per_unit:
-        known = "assumed" if capture.metres_per_unit == 1 else "by applied_scale"
-        return capture.metres_per_unit, known
+        return capture.metres_per_unit, "by applied_scale"
     if depth_m:
         return _scale_by_depth(scan, depth_m)
-    _refuse(
+    refuse(
         scan,
         "scale",
         "the capture's unit in metres: COLMAP's is arbitrary",
@@ -142,7 +150,7 @@ def _scale_by_depth(scan: PosedImages, depth_m: DepthMaps) -> tuple[float, str]:
     scale = float(np.median(ratio)) if len(ratio) else 0.0
     spread = float(np.median(np.abs(np.log(ratio / scale)))) if scale else np.inf
     if len(ratio) < _LEAST_RATIOS or spread > _MOST_RATIO_SPREAD:
-        _refuse(
+        refuse(
             scan,
             "scale",
             f"{_LEAST_RATIOS} points whose depth tells one scale",
@@ -181,15 +189,12 @@ def _points(
     info = scan.info
     rays = camera.pixel_rays(info.depth_intrinsics, info.depth_width, info.depth_height)
     step = max(1, info.depth_height // _ROWS)
-    thinned = slice(step // 2, None, step), slice(step // 2, None, step)
     points = [np.zeros((0, 3))]
     for index, image in depth_m.items():
-        own_m = image[thinned]
-        known = (own_m > 0) & (own_m < _FAR_M)
+        own = depth_points(image, rays, step)
         pose = scan.world_from_camera[index].copy()
         pose[:3, 3] *= metres_per_unit
-        own = rays[thinned][known] * own_m[known][:, None]
-        points.append(camera.transform(pose, own))
+        points.append(camera.transform(pose, own[own[:, 2] < _FAR_M]))
     return np.concatenate(points)
 
 
@@ -255,20 +260,13 @@ def _tell(scan: PosedImages, world: CaptureWorld, height_m: float) -> None:
         )
 
 
-def _some_depth(
-    scan: PosedImages, usable: Int64[np.ndarray, " frames"]
-) -> dict[int, Float32[np.ndarray, "h w"]]:
+def _some_depth(scan: PosedImages, usable: Int64[np.ndarray, " frames"]) -> DepthMaps:
     """Return the depth of not too many frames, evenly spread, in metres."""
     indices = [index for index in usable.tolist() if scan.has_depth(index)]
     step = max(1, -(-len(indices) // _FRAMES))
     units_per_metre = scan.info.depth_units_per_metre
-    return {
-        index: depth_in_metres(scan.decode_depth(index), units_per_metre)
-        for index in indices[::step]
-    }
-
-
-def _refuse(
-    scan: PosedImages, place: str, expected: str, found: object, remedy: str
-) -> NoReturn:
-    raise BadInput(scan.info.path, place, expected=expected, found=found, remedy=remedy)
+    depth_m = {}
+    for index in indices[::step]:
+        with suppress(BadInput):  # extraction leaves damaged images out, and says so
+            depth_m[index] = depth_in_metres(scan.decode_depth(index), units_per_metre)
+    return depth_m

@@ -15,6 +15,7 @@ import numpy as np
 
 from gnesf_core.data.bounded import read_bounded
 from gnesf_core.data.posed_images import (
+    ENCODINGS,
     MAX_IMAGES,
     Capture,
     PosedImage,
@@ -84,6 +85,8 @@ def read_colmap(path: Path) -> Capture:
     cameras = (_binary_cameras if binary else _text_cameras)(files["cameras"])
     pictures = (_binary_pictures if binary else _text_pictures)(files["images"])
     points = (_binary_points if binary else _text_points)(files["points3D"])
+    if not pictures:
+        _fail(files["images"], "pictures", "registered ones", "none")
     pictures = sorted(pictures, key=lambda picture: natural_order(picture.name))
     images = tuple(
         _image(files["images"], folder, picture, cameras) for picture in pictures
@@ -97,6 +100,7 @@ def read_colmap(path: Path) -> Capture:
         metres_per_unit=0.0,
         points=points.xyz,
         sightings=_sightings(pictures, points),
+        warnings=_left_out(folder, model, images),
     )
 
 
@@ -112,6 +116,23 @@ def root_of(model: Path) -> Path:
         found="no such folder",
         remedy="copy or move the pictures that COLMAP was given there",
     )
+
+
+def _left_out(
+    folder: Path, model: Path, images: tuple[PosedImage, ...]
+) -> tuple[str, ...]:
+    """Tell of what COLMAP could not join to this model."""
+    files = (folder / "images").rglob("*")
+    found = {path for path in files if path.suffix.lower() in ENCODINGS}
+    unregistered = len(found - {image.color for image in images})
+    models = {path.parent for path in (folder / "sparse").glob("*/images.*")} - {model}
+    names = ", ".join(sorted((path.name for path in models), key=natural_order))
+    warnings = []
+    if unregistered:
+        warnings.append(f"pictures without a pose, left out: {unregistered}")
+    if models:
+        warnings.append(f"further models in sparse/, left out: {names}")
+    return tuple(warnings)
 
 
 def _image(

@@ -14,6 +14,7 @@ import numpy as np
 
 from gnesf_core.data.bounded import read_bounded
 from gnesf_core.data.posed_images import (
+    ENCODINGS,
     Capture,
     PosedImage,
     inside,
@@ -40,7 +41,7 @@ _FOLDERS = {
     "depth": ("depth",),
     "pose": ("pose", "poses"),
 }
-_PICTURES = (".png", ".jpg", ".jpeg")
+_PICTURES = tuple(ENCODINGS)
 _MAX_TEXT_BYTES = 1 << 16
 _MOST_FILES = 1_000_000
 _REMEDY = (

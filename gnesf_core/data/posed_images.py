@@ -24,6 +24,7 @@ from gnesf_core.geometry.lens import Lens
 from gnesf_core.shapes import Float32, Float64, Int64, UInt8, UInt16
 
 MAX_IMAGES = 100_000
+ENCODINGS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 _MAX_IMAGE_BYTES = 64 << 20
 _LEAST_COVERED = 0.9  # of the scan's camera that every picture has to fill
 _JPEG_QUALITY = 95
@@ -78,6 +79,9 @@ class PosedImages:
 
     def __init__(self, capture: Capture) -> None:
         _check_count(capture)
+        for path in capture.files:
+            name = path.relative_to(capture.folder).as_posix()
+            inside(capture.folder, name, path)
         self.capture = capture
         self.warnings = capture.warnings
         self._images = capture.images
@@ -336,10 +340,8 @@ def _shrunk(picture: np.ndarray, lens: Lens, pinhole: Lens) -> tuple[np.ndarray,
 
 def _encoding(path: Path) -> str:
     kind = path.suffix.lower()
-    if kind in (".jpg", ".jpeg"):
-        return "jpeg"
-    if kind == ".png":
-        return "png"
+    if kind in ENCODINGS:
+        return ENCODINGS[kind]
     raise BadInput(
         path,
         "file name",

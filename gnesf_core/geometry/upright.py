@@ -20,7 +20,7 @@ _LEAST_POINTS = 50  # of a plane that is believed
 _LEAST_SHARE = 0.1  # of the low points
 _BELOW_CAMERAS_M = 0.4  # floors and tables are lower than cameras by more than this
 _FLOOR_SHARE = 0.25  # of the largest plane's points, that the lowest plane must have
-_FLAT = 0.1  # spread of the axes below which all cameras look the same way
+_FLAT = 0.1  # spread of the axes below which all cameras look along one line
 _SIDEWAYS = 2.0  # how much clearer the evidence for pictures on their side must be
 
 
@@ -56,9 +56,10 @@ def up_of_cameras(world_from_camera: Float64[np.ndarray, "n 4 4"]) -> Up:
         how = "cameras held on their side, looking down on average"
         return Up(-other_normal if looks_up else other_normal, how, True)
     if clear < _FLAT:
-        axis = right.mean(0) / np.linalg.norm(right.mean(0))
+        # Not the mean, which is nothing where they look either way along the line.
+        axis = np.linalg.svd(right, full_matrices=False)[2][0]
         up = mean_up - (mean_up @ axis) * axis
-        return Up(up / np.linalg.norm(up), "cameras that all look one way")
+        return Up(up / np.linalg.norm(up), "cameras that all look along one line")
     return Up(normal if normal @ mean_up > 0 else -normal, "level cameras")
 
 

@@ -51,6 +51,34 @@ def test_text_and_binary_say_the_same(text, binary):
         )
 
 
+def test_what_is_left_out_is_said(text):
+    assert read_colmap(text).warnings == ("pictures without a pose, left out: 1",)
+    root = text.parent.parent.parent
+    (root / "images/unregistered.png").unlink()
+    for number in (10, 2):
+        (root / f"sparse/{number}").mkdir()
+        (root / f"sparse/{number}/images.bin").touch()
+    assert read_colmap(text).warnings == ("further models in sparse/, left out: 2, 10",)
+
+
+def test_pictures_in_subfolders_are_registered_by_their_whole_names(text):
+    root = text.parent.parent.parent
+    (root / "images/left").mkdir()
+    (root / "images/0.png").rename(root / "images/left/0.png")
+    text.write_text(text.read_text().replace(" 5 0.png", " 5 left/0.png"))
+    capture = read_colmap(text)
+    assert capture.images[-1].color == root / "images/left/0.png"
+    assert capture.warnings == ("pictures without a pose, left out: 1",)
+
+
+@pytest.mark.parametrize("kind", ["text", "binary"])
+def test_a_model_without_pictures_is_refused(kind, request):
+    path = request.getfixturevalue(kind)
+    path.write_bytes(b"# none\n" if kind == "text" else struct.pack("<Q", 0))
+    with pytest.raises(BadInput, match="pictures: expected registered ones"):
+        read_colmap(path)
+
+
 def test_several_cameras_are_kept_apart(binary):
     extra = struct.pack("<iiQQ", 9, 2, *posed_rooms.SIZE)
     extra += struct.pack("<4d", 80.0, 48.0, 36.0, -0.1)

@@ -125,6 +125,31 @@ def test_frames_come_in_the_order_of_the_numbers_in_their_names():
     assert sorted(names[1:3], key=natural_order) == ["a9.png", "a10.png"]
 
 
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (posed_rooms.write_nerfstudio, "transforms.json"),
+        (posed_rooms.write_colmap, "sparse/0/cameras.txt"),
+        (posed_rooms.write_exported, "intrinsic/intrinsic_color.txt"),
+        (posed_rooms.write_exported, "intrinsic/intrinsic_depth.txt"),
+    ],
+)
+def test_files_besides_the_pictures_may_not_lie_elsewhere_either(tmp_path, write, name):
+    write(tmp_path / "c", POSES)
+    file = tmp_path / "c" / name
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadInput, match=rf"{name}.*a file inside"):
+        open_scan("capture", tmp_path / "c")
+
+
+def test_links_within_the_folder_are_files_like_any_other(tmp_path):
+    path = posed_rooms.write_nerfstudio(tmp_path / "c", POSES)
+    path.rename(tmp_path / "c/poses.json")
+    path.symlink_to("poses.json")
+    assert len(open_scan("capture", path).sha256()) == 64
+
+
 def test_a_file_that_changes_meanwhile_is_noticed(tmp_path):
     path = posed_rooms.write_nerfstudio(tmp_path / "c", POSES)
     scan = open_scan("capture", path)

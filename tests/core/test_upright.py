@@ -50,7 +50,15 @@ def test_cameras_that_all_look_one_way_still_have_an_up():
     poses = cameras(yaw_deg=(10, 11), pitch_deg=(-6, 6), roll_deg=0.5)
     up = upright.up_of_cameras(poses)
     assert degrees_between(up.direction, UP) < 3
-    assert "one way" in up.how
+    assert "one line" in up.how
+
+
+def test_cameras_that_look_two_opposite_ways_have_the_same_up():
+    there = cameras(yaw_deg=(10, 11), pitch_deg=(-6, 6), roll_deg=0.5)
+    back = cameras(yaw_deg=(190, 191), pitch_deg=(-6, 6), roll_deg=0.5)
+    up = upright.up_of_cameras(np.concatenate([there, back]))
+    assert degrees_between(up.direction, UP) < 3
+    assert "one line" in up.how
 
 
 def test_a_telephone_held_upright_is_noticed_whichever_side_is_up():

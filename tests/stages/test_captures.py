@@ -17,6 +17,8 @@ from gnesf_core.config import (
     TargetsConfig,
 )
 from gnesf_core.data import store
+from gnesf_core.data.capture_world import find_world
+from gnesf_core.data.captures import open_scan
 from gnesf_core.errors import BadInput
 from gnesf_core.geometries import neucon
 from stages import extract_frames, fuse_features, fuse_targets
@@ -177,6 +179,24 @@ def test_what_is_stated_of_the_world_is_believed(tmp_path):
         assert (np.abs(np.diff(height_m)) < 1e-9).all()
 
 
+def warned_of_the_unit(caplog, scan, **about):
+    caplog.clear()
+    find_world(open_scan("capture", scan), replace(FOUND, **about))
+    return any("metres_per_unit" in message for message in caplog.messages)
+
+
+def test_a_unit_that_nothing_tells_is_assumed_and_warned_of(tmp_path, caplog):
+    blind = posed_rooms.write_nerfstudio(tmp_path / "blind", POSES, depth=False)
+    assert warned_of_the_unit(caplog, blind)
+
+
+def test_a_unit_that_is_stated_or_measured_is_not_warned_of(tmp_path, caplog):
+    blind = posed_rooms.write_nerfstudio(tmp_path / "blind", POSES, depth=False)
+    assert not warned_of_the_unit(caplog, blind, metres_per_unit=1.0)
+    measured = posed_rooms.write_nerfstudio(tmp_path / "measured", POSES)
+    assert not warned_of_the_unit(caplog, measured)
+
+
 def test_without_depth_a_floor_is_assumed_and_said_so(tmp_path):
     scan = posed_rooms.write_seven_scenes(tmp_path / "c", POSES, depth=False)
     frames = extract(scan, tmp_path / "f.h5")
@@ -230,6 +250,28 @@ def test_frames_without_depth_in_a_capture_with_depth_are_unusable(tmp_path):
     with store.Frames(extract(scan, tmp_path / "f.h5")) as kept:
         assert store.FRAME_STATUS[kept.raw_status[4]] == "depth is missing or empty"
         assert np.count_nonzero(kept.raw_status) == 1
+
+
+def test_one_damaged_depth_image_costs_one_frame(tmp_path):
+    scan = posed_rooms.write_seven_scenes(tmp_path / "c", POSES)
+    cut_in_half(scan.parent / "frame-000004.depth.png")
+    with store.Frames(extract(scan, tmp_path / "f.h5")) as kept:
+        assert store.FRAME_STATUS[kept.raw_status[4]] == "depth cannot be decoded"
+        assert np.count_nonzero(kept.raw_status) == 1
+        assert_upright_room(kept.raw_world_from_camera)
+
+
+def test_one_damaged_picture_costs_one_frame_without_depth_too(tmp_path):
+    scan = posed_rooms.write_seven_scenes(tmp_path / "c", POSES, depth=False)
+    cut_in_half(scan.parent / "frame-000004.color.png")
+    with store.Frames(extract(scan, tmp_path / "f.h5")) as kept:
+        assert store.FRAME_STATUS[kept.raw_status[4]] == "colour cannot be decoded"
+        assert np.count_nonzero(kept.raw_status) == 1
+
+
+def cut_in_half(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
 
 
 @pytest.mark.slow
