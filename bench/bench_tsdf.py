@@ -145,8 +145,8 @@ def fuse_with_numpy(
     height, width = depth_m.shape[1:]
     focal, centre = intrinsics[[0, 1], [0, 1]], intrinsics[:2, 2]
     for volume, points in zip(pyramid, centres, strict=True):
-        tsdf_flat = volume.tsdf.numpy().reshape(-1)
-        weight_flat = volume.weight.numpy().reshape(-1)
+        tsdf_flat = volume.arrays()[0].reshape(-1)
+        weight_flat = volume.arrays()[1].reshape(-1)
         for depth, pose in zip(depth_m, poses, strict=True):
             inverse = np.linalg.inv(pose).astype(np.float32)
             camera = points @ inverse[:3, :3].T + inverse[:3, 3]

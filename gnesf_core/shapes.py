@@ -8,6 +8,9 @@ seconds to import, which stages that need none of it are spared.
 """
 
 import sys
+from types import ModuleType
+
+import numpy as np
 
 try:
     from jaxtyping import (
@@ -45,6 +48,15 @@ class AnyTensor(metaclass=_TensorType):
     """Torch's tensor; nothing is one before somebody has imported Torch."""
 
 
+def array_library(values: object) -> ModuleType:
+    """Return the library whose functions take `values`: NumPy or Torch."""
+    if not isinstance(values, AnyTensor):
+        return np
+    import torch
+
+    return torch
+
+
 __all__ = [
     "AnyTensor",
     "Bool",
@@ -58,4 +70,5 @@ __all__ = [
     "Shaped",
     "UInt8",
     "UInt16",
+    "array_library",
 ]

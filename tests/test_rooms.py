@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,22 @@ def test_a_stage_imports_no_other_stage(path):
     allowed = {f"stages.{name}" for name in SHARED}
     assert {".".join(name.split(".")[:2]) for name in ours} <= allowed
     assert "snakemake" not in imports(path)
+
+
+def test_stages_that_compute_without_torch_do_not_wait_for_it():
+    # Importing it takes seconds, of each of thousands of jobs.
+    needless = (
+        "describe_run evaluate_geometry evaluate_scene export_labels extract_frames "
+        "fuse_targets pack_submission plot_classes plot_geometry plot_scene "
+        "plot_training print_paper_table status summarize summarize_geometries "
+        "summarize_priors summarize_views verify view_scene"
+    )
+    program = "import sys; sys.modules['torch'] = None\n"
+    program += "".join(f"import stages.{name}\n" for name in needless.split())
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_rule_is_a_stage_with_log_and_benchmark():

@@ -125,12 +125,13 @@ class PlaneSweep:
             pictures.world_from_camera,
             settings.far_m,
         )
+        fused, weight = volume.arrays()
         return DistanceGrid(
             grid.origin_world,
             grid.voxel_size_m,
             truncation_m,
-            volume.tsdf.cpu().numpy(),
-            volume.weight.cpu().numpy().astype(np.uint16),
+            fused,
+            weight.astype(np.uint16),
         )
 
 

@@ -10,11 +10,10 @@ points, wherever the matrix comes from.
 """
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import numpy as np
 
-from gnesf_core.shapes import AnyTensor, Bool, Float, Float64, Shaped
+from gnesf_core.shapes import AnyTensor, Bool, Float, Float64, Shaped, array_library
 
 Vector = np.ndarray | Sequence[float | int]
 
@@ -38,15 +37,6 @@ def _like(
     return np.asarray(matrix)
 
 
-def _array_library(values: np.ndarray | AnyTensor) -> ModuleType:
-    """Return the library whose functions take `values`: NumPy or Torch."""
-    if not isinstance(values, AnyTensor):
-        return np
-    import torch
-
-    return torch
-
-
 def project(
     points_camera: Float[np.ndarray, "*points 3"] | Float[AnyTensor, "*points 3"],
     intrinsics: Float[np.ndarray, "*batch 3 3"] | Float[AnyTensor, "*batch 3 3"],
@@ -61,7 +51,7 @@ def project(
     whether uv lies in the image is enough, and rounding uv to integers is safe.
     Intrinsics have no skew. Differentiable in the points.
     """
-    array = _array_library(points_camera)
+    array = array_library(points_camera)
     matrix = _like(intrinsics, points_camera)
     depth = points_camera[..., 2]
     in_front = depth > 0
@@ -98,7 +88,7 @@ def invert_rigid(
     The rotation is truly inverted rather than transposed, so that there and back again
     is the identity even for the slightly skewed rotations that scans contain.
     """
-    array = _array_library(world_from_camera)
+    array = array_library(world_from_camera)
     rotation = array.linalg.inv(world_from_camera[..., :3, :3])
     translation = world_from_camera[..., :3, 3, None]
     inverse = array.zeros_like(world_from_camera)

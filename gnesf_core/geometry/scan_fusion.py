@@ -39,7 +39,9 @@ def fuse_scan(
     lower, upper = _bounds(scan, frames, config.max_depth_m)
     volumes = [
         tsdf.TsdfVolume.empty(
-            grid, config.truncation_voxels * grid.voxel_size_m, device
+            grid,
+            config.truncation_voxels * grid.voxel_size_m,
+            None if device == "cpu" else device,
         )
         for grid in _grids(scan, lower, upper, config)
     ]
@@ -132,11 +134,11 @@ def _depth_m(scan: Scan, index: int) -> Float32[np.ndarray, "h w"]:
 
 
 def _level(volume: tsdf.TsdfVolume) -> store.DistanceGrid:
-    weight = volume.weight.cpu().numpy()
+    tsdf, weight = volume.arrays()
     return store.DistanceGrid(
         volume.grid.origin_world,
         volume.grid.voxel_size_m,
         volume.truncation_m,
-        volume.tsdf.cpu().numpy(),
+        tsdf,
         np.minimum(weight, 65535).astype(np.uint16),
     )

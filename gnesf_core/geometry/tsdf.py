@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from gnesf_core.config import TargetsConfig
 from gnesf_core.geometry import camera
 from gnesf_core.geometry.grid import Grid
-from gnesf_core.shapes import Float, Float32, Float64
+from gnesf_core.shapes import AnyTensor, Float, Float32, Float64
 
 MOST_VOXELS = 2**28  # 2 GiB at the finest level; 25 x 25 x 27 m at 4 cm
 # The truth works on this many voxels at once, to bound its temporary arrays.
@@ -33,16 +31,35 @@ class TsdfVolume:
 
     grid: Grid
     truncation_m: float
-    tsdf: Float32[Tensor, "x y z"]  # in [-1, 1]; 1 where nothing was observed
-    weight: Float32[Tensor, "x y z"]  # number of frames that observed the voxel
+    # In [-1, 1], 1 where nothing was observed; and the number of frames that observed.
+    tsdf: Float32[np.ndarray, "x y z"] | Float32[AnyTensor, "x y z"]
+    weight: Float32[np.ndarray, "x y z"] | Float32[AnyTensor, "x y z"]
 
     @classmethod
     def empty(
-        cls, grid: Grid, truncation_m: float, device: torch.device | str = "cpu"
+        cls, grid: Grid, truncation_m: float, device: object = None
     ) -> "TsdfVolume":
-        """Return a volume that nothing was integrated into."""
+        """Return a volume that nothing was integrated into.
+
+        It holds arrays, or tensors on a device that is named.
+        """
+        if device is None:
+            tsdf = np.ones(grid.shape, np.float32)
+            return cls(grid, truncation_m, tsdf, np.zeros_like(tsdf))
+        import torch
+
         tsdf = torch.ones(grid.shape, dtype=torch.float32, device=device)
         return cls(grid, truncation_m, tsdf, torch.zeros_like(tsdf))
+
+    def arrays(
+        self,
+    ) -> tuple[Float32[np.ndarray, "x y z"], Float32[np.ndarray, "x y z"]]:
+        """Return distances and weights as arrays, wherever they are."""
+        both = self.tsdf, self.weight
+        return tuple(
+            values.cpu().numpy() if isinstance(values, AnyTensor) else values
+            for values in both
+        )
 
 
 def pyramid_grids(
@@ -113,7 +130,7 @@ def pixel_from_voxel(
 
 def integrate(
     volume: TsdfVolume,
-    depth_m: Float[Tensor, "frames h w"] | Float[np.ndarray, "frames h w"],
+    depth_m: Float[AnyTensor, "frames h w"] | Float[np.ndarray, "frames h w"],
     intrinsics: Float[np.ndarray, "3 3"],
     world_from_camera: Float[np.ndarray, "frames 4 4"],
     max_depth_m: float,
@@ -125,7 +142,10 @@ def integrate(
     outside the image, without depth or with more than `max_depth_m` at their pixel, or
     further behind the surface than the truncation. Geometry is computed in float64.
     """
-    device = volume.tsdf.device
+    import torch
+
+    whole = torch.as_tensor(volume.tsdf), torch.as_tensor(volume.weight)
+    device = whole[0].device
     # Depth is float32: 2.9 m as a double lies below the pixel that says 2.9 m.
     max_depth_m = float(np.float32(max_depth_m))
     matrices = pixel_from_voxel(volume.grid, intrinsics, world_from_camera)
@@ -143,20 +163,22 @@ def integrate(
             sdf, seen = _signed_distance(depth, uz, vz, z, max_depth_m)
             seen &= sdf >= -volume.truncation_m
             value = (sdf / volume.truncation_m).clamp(max=1.0)
-            tsdf, weight = volume.tsdf[slab], volume.weight[slab]
+            tsdf, weight = (values[slab] for values in whole)
             mean = (tsdf * weight + value) / (weight + 1)
             tsdf.copy_(torch.where(seen, mean.float(), tsdf))
             weight += seen
 
 
 def _signed_distance(
-    depth_m: Float[Tensor, "h w"],
-    uz: Float64[Tensor, "x y z"],
-    vz: Float64[Tensor, "x y z"],
-    z: Float64[Tensor, "x y z"],
+    depth_m: Float[AnyTensor, "h w"],
+    uz: Float64[AnyTensor, "x y z"],
+    vz: Float64[AnyTensor, "x y z"],
+    z: Float64[AnyTensor, "x y z"],
     max_depth_m: float,
-) -> tuple[Float64[Tensor, "x y z"], Tensor]:
+) -> tuple[Float64[AnyTensor, "x y z"], AnyTensor]:
     """Return depth at the nearest pixel minus z, and where that means something."""
+    import torch
+
     height, width = depth_m.shape
     in_front = z > 0
     divisor = torch.where(in_front, z, 1.0)
@@ -179,10 +201,11 @@ def fuse(
     """Add frames to every volume in place, by the fastest means there is.
 
     The volumes of a pyramid share the preparation of the depth maps. On a CPU the work
-    is spread over `torch.get_num_threads()` threads; the result does not depend on it.
+    is spread over all threads that may be used; the result does not depend on it.
     """
     assert np.isfinite(world_from_camera).all() and np.isfinite(intrinsics).all()
-    on_cpu = all(volume.tsdf.device.type == "cpu" for volume in volumes)
+    tensors = [v.tsdf for v in volumes if isinstance(v.tsdf, AnyTensor)]
+    on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
     if on_cpu and find_spec("numba") is not None:
         from gnesf_core.geometry import tsdf_numba
 

@@ -23,10 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from gnesf_core.geometry import tsdf as truth
 from gnesf_core.ops.compiled import compiled, inlined
+from gnesf_core.ops.threads import thread_count
 from gnesf_core.shapes import Float, Float32, Float64, Int64
 
 _BLOCK = 8  # voxels along each side of a block
@@ -81,11 +81,11 @@ def integrate(
     # Pixel numbers are computed in float32, which counts to 2**24.
     assert 0 < height * width < 2**24
     for volume in volumes:
-        for tensor in (volume.tsdf, volume.weight):
-            assert tensor.dtype == torch.float32 and tensor.is_contiguous()
-            assert tuple(tensor.shape) == volume.grid.shape
+        for values in map(np.asarray, (volume.tsdf, volume.weight)):
+            assert values.dtype == np.float32 and values.flags.c_contiguous
+            assert values.shape == volume.grid.shape
     depth_m = np.ascontiguousarray(depth_m, np.float32)
-    threads = threads or torch.get_num_threads()
+    threads = threads or thread_count()
     tiles = _tile_layout(height, width)
     lows = np.empty((min(frames, _BATCH_FRAMES), tiles[-1, 2]), np.float32)
     highs = np.empty_like(lows)
@@ -123,7 +123,8 @@ def integrate(
                     limit,
                     np.float32(volume.truncation_m),
                 )
-                spread(_add_views, volume.tsdf.numpy(), volume.weight.numpy(), views)
+                both = map(np.asarray, (volume.tsdf, volume.weight))
+                spread(_add_views, *both, views)
 
 
 def _tile_layout(height: int, width: int) -> Int64[np.ndarray, "levels_and_end 3"]:

@@ -139,7 +139,7 @@ def fused_room(poses, size=(320, 240)):
 
 
 def surface_of(volume):
-    return extract_surface(volume.tsdf.numpy(), volume.weight.numpy(), volume.grid)
+    return extract_surface(volume.arrays()[0], volume.arrays()[1], volume.grid)
 
 
 # One view of the block leaves a shadow on every side; all around there are none.

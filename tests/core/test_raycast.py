@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnesf_core.geometry import raycast
+from gnesf_core.geometry import raycast_torch
 from gnesf_core.geometry.raycast import make_caster
 
 ENGINES = ["open3d", "torch"]
@@ -196,7 +196,7 @@ def test_a_mesh_larger_than_the_budget_is_taken_in_parts(monkeypatch):
     rays = rng.normal(size=(300, 3))
     caster = make_caster(vertices, triangles, "torch")
     whole = caster.cast(np.zeros(3), rays)
-    monkeypatch.setattr(raycast, "BUDGET_BYTES", 2**20)
+    monkeypatch.setattr(raycast_torch, "BUDGET_BYTES", 2**20)
     parts = caster.cast(np.zeros(3), rays)
     np.testing.assert_array_equal(whole[0], parts[0])
 
