@@ -118,13 +118,15 @@ def test_a_comment_or_docstring_reruns_nothing(changed):
     assert changed.planned(*TINY) == {}
 
 
-SCORED = {"evaluate_scene", "summarize", "plot_classes", "all"}
-MESHED = SCORED | {"extract_mesh", "plot_scene", "plot_field"}
+ALWAYS = {"describe_run", "all"}
+SCORED = {"evaluate_scene", "summarize", "plot_classes"} | ALWAYS
+SHOWN = {"plot_field", "view_scene"}  # of the first field that learned
+MESHED = SCORED | SHOWN | {"extract_mesh", "plot_scene"}
 VOTED = MESHED | {"train_semantics", "plot_training"}
-JUDGED = {"evaluate_prior", "summarize_priors", "all"}
+JUDGED = {"evaluate_prior", "summarize_priors"} | ALWAYS
 CACHED = MESHED | JUDGED | {"cache_prior", "plot_prior"}
 TRAINED = CACHED | VOTED | {"train_prior"}
-MEASURED = {"evaluate_geometry", "summarize_geometries", "plot_geometry", "all"}
+MEASURED = {"evaluate_geometry", "summarize_geometries", "plot_geometry"} | ALWAYS
 FUSED = VOTED | MEASURED | {"fuse_features"}  # fields see new volumes too
 LEARNED = FUSED | {"train_sdf"}
 
@@ -140,17 +142,17 @@ LEARNED = FUSED | {"train_sdf"}
          "taken: list[int] = list()",
          TRAINED | LEARNED | {"fuse_targets", "extract_frames"}),
         ("gnesf_core/viz/picture.py", "_MARGIN = 0.94", "_MARGIN = 0.93",
-         {"plot_scene", "all"}),
+         {"plot_scene"} | ALWAYS),
         ("gnesf_core/evaluation/prior.py", "CONFIDENCE_BINS = 10",
          "CONFIDENCE_BINS = 11", JUDGED),
         ("gnesf_core/training/loop.py", "** 0.9", "** 0.95", TRAINED | LEARNED),
         ("gnesf_core/geometries/training.py", "_SATURATED = 0.999",
          "_SATURATED = 0.998", LEARNED),
         ("gnesf_core/priors/labels.py", "areas.ravel(), count)",
-         "+areas.ravel(), count)", CACHED - {"plot_field"}),
-        ("gnesf_core/fields/fusion.py", "_NO_COLOR = 127", "_NO_COLOR = 128",
-         MESHED - {"plot_field"}),
-        ("gnesf_core/fields/gnesf.py", "_NO_COLOR = 127", "_NO_COLOR = 128", VOTED),
+         "+areas.ravel(), count)", CACHED - SHOWN),
+        ("gnesf_core/fields/fusion.py", "mean, UNSEEN_COLOR)", "+mean, UNSEEN_COLOR)",
+         MESHED - SHOWN),
+        ("gnesf_core/fields/gnesf.py", "_CHUNK = 1 << 16", "_CHUNK = 1 << 15", VOTED),
         ("gnesf_core/fields/training.py", "_LEAST = 1e-4", "_LEAST = 1e-5", VOTED),
     ],
 )  # fmt: skip
@@ -194,7 +196,7 @@ def test_weights_take_the_place_of_training(changed):
 def test_more_scenes_leave_those_alone_that_are_there(changed):
     (changed.root / "more.yaml").write_text("synthrooms: {scenes_test: 2}\n")
     jobs = changed.planned(*TINY, "more.yaml")
-    made = ("synthesize_test_scene", "extract_frames", "all")
+    made = ("synthesize_test_scene", "extract_frames", *ALWAYS)
     assert jobs == dict.fromkeys(made, 1)
 
 
