@@ -85,6 +85,7 @@ class Points:
             for name in self.event.split() if self.event.isupper() else ():
                 # Handled before the next: signals that are sent to a process may meet.
                 signal.raise_signal(getattr(signal, name))
+                time.sleep(0.05)  # two at once would count as one
         return {"name": f"scene{number // 10}/{number % 10}", "x": x, "y": y}
 
 
