@@ -153,8 +153,11 @@ while not signals:
     wait_until(all_started(tmp_path))
     run.kill()
     wait_until(lambda: len(list(tmp_path.glob("state-*"))) == 2)
+    told = [path.read_text() for path in tmp_path.glob("state-*")]
+    assert told == [str([int(signal.SIGTERM)])] * 2  # asked, not killed in their turn
     pids = [int(path.read_text()) for path in tmp_path.glob("started-*")]
     wait_until(lambda: not any(map(alive, pids)))
+    assert len(pids) == 2
 
 
 LAUNCH = """

@@ -430,3 +430,4 @@ def test_a_scene_without_surface_says_so(tmp_path, browser):
     page, _ = make(tmp_path, LabelledMesh(*columns))
     browser.open(page, 900, 700)
     browser.wait("document.body.innerText.includes('no surface')")
+    assert browser.value("document.title") == f"{SCENE}, {FIELD}"
