@@ -41,6 +41,8 @@ class CodeDigest:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self._modules: dict[str, _Module | None] = {}
+        # Many stages reach the same definitions: each is looked into once.
+        self._references = functools.cache(self._find_references)
 
     @functools.cache  # noqa: B019 - one object lives as long as the workflow
     def of(self, *roots: str) -> dict[str, str]:
@@ -69,8 +71,8 @@ class CodeDigest:
                 if WHOLE in wanted or key in wanted:
                     nodes.extend(definitions)
             nodes.sort(key=lambda node: node.lineno)  # statements mean their order
-            used = {n.id for node in nodes for n in ast.walk(node) if _is_name(n)}
-            lines = sorted(module.imports[name] for name in used & set(module.imports))
+            used = frozenset().union(*map(_names, nodes)) & module.imports.keys()
+            lines = sorted(module.imports[name] for name in used)
             text = "\n".join([*lines, *(_dump(node) for node in nodes)])
             file = str(module.path.relative_to(self.root))
             digests[file] = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -91,17 +93,19 @@ class CodeDigest:
             nodes = []  # a name made by a top-level statement, which always counts
         uses: set[Symbol] = set()
         for node in [*nodes, *module.statements]:
-            uses |= self._references(name, module, node)
+            uses |= self._references(name, node)
         return uses
 
-    def _references(self, name: str, module: _Module, node: ast.AST) -> set[Symbol]:
+    def _find_references(self, name: str, node: ast.stmt) -> set[Symbol]:
+        module = self._module(name)
+        assert module is not None
         aliases = dict(module.aliases)
-        for inner in ast.walk(node):
+        for inner in _walk(node):
             if isinstance(inner, ast.Import | ast.ImportFrom):
                 aliases.update(self._bindings(inner))
         found: set[Symbol] = set()
         inside_longer_chain: set[ast.AST] = set()  # `a.b` of `a.b.c` is walked later
-        for inner in ast.walk(node):
+        for inner in _walk(node):
             if isinstance(inner, ast.Attribute):
                 inside_longer_chain.add(inner.value)
             chain = [] if inner in inside_longer_chain else _dotted(inner)
@@ -155,7 +159,7 @@ class CodeDigest:
 
     def _parse(self, path: Path) -> _Module:
         module = _Module(path)
-        for node in ast.parse(path.read_bytes()).body:
+        for node in _without_docstrings(ast.parse(path.read_bytes())).body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 module.definitions[node.name].append(node)
             elif isinstance(node, ast.Assign | ast.AnnAssign):
@@ -164,7 +168,7 @@ class CodeDigest:
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 module.aliases.update(self._bindings(node))
                 module.imports.update(_imported(node))
-            elif not _is_text(node):
+            else:
                 module.statements.append(node)
         return module
 
@@ -200,8 +204,13 @@ def _imported(node: ast.Import | ast.ImportFrom) -> dict[str, str]:
     }
 
 
-def _is_name(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name)
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    """Take out what stands in a tree for people alone."""
+    for inner in ast.walk(tree):
+        body = getattr(inner, "body", None)
+        if isinstance(body, list):
+            inner.body = [n for n in body if not _is_text(n)] or [ast.Pass()]
+    return tree
 
 
 def _is_text(node: ast.stmt) -> bool:
@@ -212,11 +221,17 @@ def _is_text(node: ast.stmt) -> bool:
     )
 
 
+@functools.cache
+def _walk(node: ast.stmt) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(node))
+
+
+@functools.cache
+def _names(node: ast.stmt) -> frozenset[str]:
+    return frozenset(n.id for n in _walk(node) if isinstance(n, ast.Name))
+
+
+@functools.cache
 def _dump(node: ast.stmt) -> str:
-    """Write a definition down without docstrings, comments and positions."""
-    tree = ast.parse(ast.unparse(node))
-    for inner in ast.walk(tree):
-        body = getattr(inner, "body", None)
-        if isinstance(body, list):
-            inner.body = [n for n in body if not _is_text(n)] or [ast.Pass()]
-    return ast.dump(tree)
+    """Write a definition down without comments and positions."""
+    return ast.dump(ast.Module([node], []))
