@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RESULTS ?= results/synthrooms
 
-.PHONY: help env demo status test check clean
+.PHONY: help env demo status test test-cluster check clean
 
 help:
 	@echo "make demo    set everything up and run the embedded data set, in minutes"
@@ -12,6 +12,7 @@ help:
 	@echo "make check   linters and formatters"
 	@echo "make status  which scenes and stages are done, at work, or have failed"
 	@echo "make env     the environment alone, in $(VENV)"
+	@echo "make test-cluster   tests on a Slurm that is started here for it (root, Debian)"
 	@echo "make clean   remove the demo's results and data, nothing else"
 
 env: $(VENV)/.complete
@@ -40,6 +41,12 @@ status:
 
 test: env
 	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto
+
+test-cluster: env
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+	    slurmctld slurmd slurm-client munge
+	GNESF_CLUSTER=1 OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" \
+	    $(BIN)/python -m pytest tests/cluster
 
 check: env
 	$(BIN)/ruff check .

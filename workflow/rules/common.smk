@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+from types import SimpleNamespace
 
 from snakemake.utils import validate
 
@@ -13,7 +14,7 @@ sys.path.insert(0, str(ROOT / "workflow"))
 
 from code_digest import CodeDigest
 from recipes import FIELD_PARTS, resolve_all
-from scenes import capture_file, evenly_spread, read_splits
+from scenes import capture_file, deal_out, evenly_spread, read_splits
 
 try:
     resolve_all(config)
@@ -175,6 +176,52 @@ def raw_scan(wildcards):
     if dataset["format"] == "capture":
         return capture_file(Path(dataset["root"]) / wildcards.scene)
     return raw(wildcards, ".sens")
+
+
+@functools.cache
+def chunk_of_scene():
+    """Deal the scenes into jobs of about equal length, by the sizes of their files.
+
+    These grow with the number of frames that they keep, or of raw ones.
+    """
+    for name in (lambda scene: f"results/{DATASET}/frames/{scene}.h5", raw_scan_of):
+        try:
+            sizes = {scene: os.stat(name(scene)).st_size for scene in SCENES}
+        except (OSError, ValueError):  # not there yet, for some scenes
+            continue
+        break
+    else:
+        sizes = dict.fromkeys(SCENES, 1)
+    return deal_out(sizes, config["chunks"]["scenes"])
+
+
+def raw_scan_of(scene):
+    return raw_scan(SimpleNamespace(dataset=DATASET, scene=scene))
+
+
+def chunk(rule):
+    """Name the cluster job that does a rule's work on a scene, and on others' of a chunk."""
+
+    def group(wildcards):
+        # Only a profile that packs chunks pays for them: the plan of a run without has to
+        # follow no groups, and there are thousands of jobs.
+        packed = "chunk" in workflow.group_settings.group_components
+        if not packed or config["chunks"]["scenes"] == 1:
+            return None
+        apart = ("dataset", "scene")
+        recipe = [value for key, value in wildcards.items() if key not in apart]
+        name = "-".join([rule, *recipe, f"{chunk_of_scene()[wildcards.scene]:04d}"])
+        # Jobs of one name are submitted as one: `group-components` has `chunk` for all
+        # the names that are noted here.
+        workflow.parent_groupids[name] = "chunk"
+        return name
+
+    return group
+
+
+def growing(amount):
+    """Ask for so much, and for so much more with each attempt after one that failed."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def capture_options(wildcards):

@@ -11,11 +11,13 @@ rule extract_frames:
         "results/{dataset}/logs/extract_frames/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/extract_frames/{scene}.tsv"
+    group:
+        chunk("extract_frames")
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(6),
     params:
         *code("extract_frames"),
         config=settings("frames"),
@@ -40,11 +42,13 @@ rule fuse_targets:
         "results/{dataset}/logs/fuse_targets/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/fuse_targets/{scene}.tsv"
+    group:
+        chunk("fuse_targets")
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=3000,
-        runtime=20,
+        mem_mb=growing(3000),
+        runtime=growing(10),
     params:
         *code("fuse_targets"),
         config=settings("targets"),

@@ -12,11 +12,13 @@ rule evaluate_scene:
         "results/{dataset}/logs/evaluate_scene/{field}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/evaluate_scene/{field}/{scene}.tsv"
+    group:
+        chunk("evaluate_scene")
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000),
+        runtime=growing(4),
     params:
         *code("evaluate_scene"),
         config=settings("evaluation"),
@@ -46,6 +48,7 @@ rule summarize:
         "results/{dataset}/logs/summarize/{split}.log",
     benchmark:
         "results/{dataset}/benchmarks/summarize/{split}.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -77,6 +80,7 @@ rule summarize_views:
         "results/{dataset}/logs/summarize_views/{split}.log",
     benchmark:
         "results/{dataset}/benchmarks/summarize_views/{split}.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -107,6 +111,7 @@ rule print_paper_table:
         "results/{dataset}/logs/print_paper_table/{table}_{split}.log",
     benchmark:
         "results/{dataset}/benchmarks/print_paper_table/{table}_{split}.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -139,11 +144,13 @@ rule view_scene:
         "results/{dataset}/logs/view_scene/{field}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/view_scene/{field}/{scene}.tsv"
+    group:
+        chunk("view_scene")
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000),
+        runtime=growing(4),
     params:
         *code("view_scene"),
         template=PAGE_TEMPLATE,
@@ -174,6 +181,7 @@ rule describe_run:
         "results/{dataset}/logs/describe_run.log",
     benchmark:
         "results/{dataset}/benchmarks/describe_run.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -202,6 +210,7 @@ rule plot_classes:
         "results/{dataset}/logs/plot_classes/{split}.log",
     benchmark:
         "results/{dataset}/benchmarks/plot_classes/{split}.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -232,6 +241,8 @@ rule plot_scene:
         "results/{dataset}/logs/plot_scene/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/plot_scene/{scene}.tsv"
+    group:
+        chunk("plot_scene")
     conda:
         "../../environment.yml"
     params:
@@ -261,13 +272,15 @@ rule plot_field:
         "results/{dataset}/logs/plot_field/{field}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/plot_field/{field}/{scene}.tsv"
+    group:
+        chunk("plot_field")
     conda:
         "../../environment.yml"
     resources:
         gpu=lambda wildcards, input: GPUS if input.weights else 0,
         device=lambda wildcards, input: DEVICE if input.weights else "cpu",
-        mem_mb=16000 if GPUS else 4000,
-        runtime=20,
+        mem_mb=growing(16000 if GPUS else 4000),
+        runtime=growing(6 if GPUS else 20),
     params:
         *code("plot_field"),
         field=field.code,
@@ -298,6 +311,7 @@ rule plot_training:
         "results/{dataset}/logs/plot_training/{kind}_{recipe}.log",
     benchmark:
         "results/{dataset}/benchmarks/plot_training/{kind}_{recipe}.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:

@@ -55,13 +55,15 @@ rule extract_mesh:
         "results/{dataset}/logs/extract_mesh/{field}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/extract_mesh/{field}/{scene}.tsv"
+    group:
+        chunk("extract_mesh")
     conda:
         "../../environment.yml"
     resources:
         gpu=lambda wildcards, input: GPUS if input.weights else 0,
         device=lambda wildcards, input: DEVICE if input.weights else "cpu",
-        mem_mb=16000 if GPUS else 4000,
-        runtime=20,
+        mem_mb=growing(16000 if GPUS else 4000),
+        runtime=growing(4 if GPUS else 20),
     params:
         *code("extract_mesh"),
         field=field.code,
@@ -93,13 +95,15 @@ rule render_views:
         "results/{dataset}/logs/render_views/{field}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/render_views/{field}/{scene}.tsv"
+    group:
+        chunk("render_views")
     conda:
         "../../environment.yml"
     resources:
         gpu=lambda wildcards, input: GPUS if input.weights else 0,
         device=lambda wildcards, input: DEVICE if input.weights else "cpu",
-        mem_mb=16000 if GPUS else 4000,
-        runtime=60,
+        mem_mb=growing(16000 if GPUS else 4000),
+        runtime=growing(10 if GPUS else 60),
     params:
         *code("render_views"),
         field=field.code,
@@ -129,6 +133,8 @@ rule export_labels:
         "results/{dataset}/logs/export_labels/{field}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/export_labels/{field}/{scene}.tsv"
+    group:
+        chunk("export_labels")
     conda:
         "../../environment.yml"
     params:
@@ -149,6 +155,7 @@ rule pack_submission:
         "results/{dataset}/logs/pack_submission/{field}_{split}.log",
     benchmark:
         "results/{dataset}/benchmarks/pack_submission/{field}_{split}.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:

@@ -55,13 +55,15 @@ rule fuse_features:
         "results/{dataset}/logs/fuse_features/{geometry}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/fuse_features/{geometry}/{scene}.tsv"
+    group:
+        chunk("fuse_features")
     conda:
         "../../environment.yml"
     resources:
         gpu=lambda wildcards, input: GPUS if input.weights else 0,
         device=lambda wildcards, input: DEVICE if input.weights else "cpu",
-        mem_mb=16000 if GPUS else 4000,
-        runtime=60,
+        mem_mb=growing(16000 if GPUS else 4000),
+        runtime=growing(4 if GPUS else 60),
     params:
         *code("fuse_features"),
         geometry=geometry.code,
@@ -89,11 +91,13 @@ rule evaluate_geometry:
         "results/{dataset}/logs/evaluate_geometry/{geometry}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/evaluate_geometry/{geometry}/{scene}.tsv"
+    group:
+        chunk("evaluate_geometry")
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=3000,
-        runtime=10,
+        mem_mb=growing(3000),
+        runtime=growing(4),
     params:
         *code("evaluate_geometry"),
         config=settings("evaluation"),
@@ -123,6 +127,7 @@ rule summarize_geometries:
         "results/{dataset}/logs/summarize_geometries/{split}.log",
     benchmark:
         "results/{dataset}/benchmarks/summarize_geometries/{split}.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -156,11 +161,13 @@ rule plot_geometry:
         "results/{dataset}/logs/plot_geometry/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/plot_geometry/{scene}.tsv"
+    group:
+        chunk("plot_geometry")
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=20,
+        mem_mb=growing(4000),
+        runtime=growing(6),
     params:
         *code("plot_geometry"),
         geometries=GEOMETRIES,

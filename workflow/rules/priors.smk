@@ -55,6 +55,8 @@ rule cache_prior:
         "results/{dataset}/logs/cache_prior/{prior}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/cache_prior/{prior}/{scene}.tsv"
+    group:
+        chunk("cache_prior")
     conda:
         "../../environment.yml"
     # Pictures are decoded ahead of a GPU by so many threads.
@@ -62,8 +64,8 @@ rule cache_prior:
     resources:
         gpu=lambda wildcards, input: GPUS if input.weights else 0,
         device=lambda wildcards, input: DEVICE if input.weights else "cpu",
-        mem_mb=16000 if GPUS else 4000,
-        runtime=60,
+        mem_mb=growing(16000 if GPUS else 4000),
+        runtime=growing(5 if GPUS else 60),
     params:
         *code("cache_prior"),
         prior=prior.code,
@@ -90,11 +92,13 @@ rule evaluate_prior:
         "results/{dataset}/logs/evaluate_prior/{prior}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/evaluate_prior/{prior}/{scene}.tsv"
+    group:
+        chunk("evaluate_prior")
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=growing(2000),
+        runtime=growing(4),
     params:
         *code("evaluate_prior"),
     message:
@@ -123,6 +127,7 @@ rule summarize_priors:
         "results/{dataset}/logs/summarize_priors/{split}.log",
     benchmark:
         "results/{dataset}/benchmarks/summarize_priors/{split}.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -152,6 +157,8 @@ rule plot_prior:
         "results/{dataset}/logs/plot_prior/{prior}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/plot_prior/{prior}/{scene}.tsv"
+    group:
+        chunk("plot_prior")
     conda:
         "../../environment.yml"
     params:

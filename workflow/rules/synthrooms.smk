@@ -9,6 +9,7 @@ rule synthesize_label_map:
         "results/synthrooms/logs/synthesize_label_map.log",
     benchmark:
         "results/synthrooms/benchmarks/synthesize_label_map.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -28,6 +29,7 @@ rule synthesize_lists:
         "results/synthrooms/logs/synthesize_lists.log",
     benchmark:
         "results/synthrooms/benchmarks/synthesize_lists.tsv"
+    localrule: True
     conda:
         "../../environment.yml"
     params:
@@ -55,6 +57,8 @@ rule synthesize_scene:
         "results/synthrooms/logs/synthesize_scene/{scene}.log",
     benchmark:
         "results/synthrooms/benchmarks/synthesize_scene/{scene}.tsv"
+    group:
+        chunk("synthesize_scene")
     conda:
         "../../environment.yml"
     params:
