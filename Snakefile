@@ -5,6 +5,7 @@
 #   snakemake --cores            bring the tables, meshes and pictures up to date
 #   snakemake --cores frames     one chapter only: frames targets priors geometry meshes evaluation ...
 #   snakemake --report report.html
+import subprocess
 from pathlib import Path
 
 from snakemake.utils import min_version
@@ -40,3 +41,16 @@ include: "workflow/rules/geometry.smk"
 include: "workflow/rules/fields.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/targets.smk"
+
+
+onstart:
+    # Where there is no Slurm the executor would wait for ever.
+    if workflow.executor_plugin.name == "slurm":
+        try:
+            subprocess.run(["sinfo"], check=True, capture_output=True, timeout=60)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise WorkflowError(
+                "profiles/slurm: expected a Slurm that answers here, found that sinfo "
+                f"does not: {error}; remedy: run on the cluster's login node, or without "
+                "--workflow-profile"
+            ) from None

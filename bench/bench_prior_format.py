@@ -395,7 +395,7 @@ def noisy_map(
     room: Room, position: int, settings: NoisyLabelsConfig, dtype: type
 ) -> np.ndarray:
     """Return one frame's map by `noisy-labels`; nothing is known of void pixels."""
-    prior = noisy_labels.open_prior(settings, None, torch.device("cpu"))
+    prior = noisy_labels.open_prior(settings, None, "cpu")
     return stored(next(prior.scores(room.frames, position)), dtype)
 
 

@@ -1,7 +1,8 @@
-"""Shape annotations, checked in tests; plain placeholders where jaxtyping is absent.
+"""Shape annotations, checked in tests; elsewhere plain placeholders.
 
-A bare GPU node has torch, numpy and h5py but no jaxtyping: there an annotation such as
-`Float[Tensor, "points 3"]` must still evaluate, so it stands for its array type.
+Tests load jaxtyping before anything else. A job is spared its import, and a bare GPU
+node has none: there an annotation such as `Float[Tensor, "points 3"]` must still
+evaluate, so it stands for its array type.
 
 `AnyTensor` is the tensor of Torch for code that works on NumPy arrays too: Torch takes
 seconds to import, which stages that need none of it are spared.
@@ -12,7 +13,7 @@ from types import ModuleType
 
 import numpy as np
 
-try:
+if sys.modules.get("jaxtyping"):
     from jaxtyping import (
         Bool,
         Float,
@@ -26,7 +27,7 @@ try:
         UInt8,
         UInt16,
     )
-except ImportError:
+else:
 
     class _Unchecked:
         """Return the array type, whatever the shape says."""

@@ -4,13 +4,11 @@ import importlib
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from gnesf_core.data import store
 from gnesf_core.data.provenance import provenance
 from gnesf_core.data.publish import write_json
 from gnesf_core.priors.caching import cache_prior
-from stages.cli import device_named, run, settings
+from stages.cli import check_device, run, settings
 
 
 def main(
@@ -30,11 +28,11 @@ def main(
     """
     kind = importlib.import_module(f"gnesf_core.priors.{module}")
     config = settings(kind.Settings, recipe, "--recipe")
-    where = device_named(device)
+    check_device(device)
     with store.Frames(frames) as kept:
-        source = kind.open_prior(config, weights, where)
+        source = kind.open_prior(config, weights, device)
         inputs = {"frames": kept.fingerprint} | source.inputs(kept)
-        about = {"module": module, "device": where.type} | asdict(config)
+        about = {"module": module, "device": device} | asdict(config)
         made_by = provenance("cache_prior", about, inputs, packages=kind.PACKAGES)
         logits = getattr(config, "logits", False)
         seconds, timed = cache_prior(out, kept, source, logits, made_by, code)
@@ -45,8 +43,8 @@ def main(
                 "frames": len(kept),
                 "frames_timed": timed,
                 "seconds": seconds,
-                "device": str(where),
-                "threads": torch.get_num_threads(),
+                "device": device,
+                "threads": made_by["threads"],
                 "stored_bytes": maps.stored_bytes,
             }
     write_json(cost, bill)

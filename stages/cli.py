@@ -89,7 +89,10 @@ def _limit_threads() -> str:
 
 
 def _parse(main: Callable[..., None]) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=inspect.getdoc(main))
+    stage = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{stage}", description=inspect.getdoc(main)
+    )
     for name, parameter in inspect.signature(main).parameters.items():
         kind = _required_type(parameter.annotation)
         many = typing.get_origin(kind) is list
@@ -165,8 +168,17 @@ def device_named(name: str) -> "torch.device":
     """Return the device that a stage was told to use, if this machine has it."""
     import torch
 
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    check_device(name)
+    return torch.device(name)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have; every machine has a CPU."""
+    if name == "cpu":
+        return
+    import torch
+
+    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
         raise BadInput(
             "command line",
             "--device",
@@ -174,4 +186,3 @@ def device_named(name: str) -> "torch.device":
             found="none that torch can use",
             remedy="set `device: cpu` in the config, or run on a machine with a GPU",
         )
-    return device

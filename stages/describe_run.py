@@ -1,4 +1,4 @@
-"""Tell what a run took, time and memory and disk, and what it was made with."""
+"""Tell what was run and what came of it, what it took, and what it was made with."""
 
 import csv
 import json
@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from gnesf_core.data.publish import read_json, write_text
+from gnesf_core.evaluation import summary, tables
 from gnesf_core.evaluation.tables import Block
 from stages.cli import run
 from stages.published_tables import publish_tables
@@ -19,16 +21,39 @@ from stages.published_tables import publish_tables
 PACKAGES = ("torch", "numpy", "h5py", "numba", "snakemake", "open3d-cpu", "open3d",
             "mmsegmentation", "transformers")  # fmt: skip
 MIB = 2**20
+# What a field learns from, beside its own training, and the section that describes it.
+LEARNED_FROM = (
+    ("features", "geometries"),
+    ("training_prior", "priors"),
+    ("training_geometry", "geometries"),
+)
 
 
 def main(
-    results: Path, config: dict[str, Any], costs: Path, markdown: Path, html: Path
+    results: Path,
+    config: dict[str, Any],
+    scenes: dict[str, int],
+    judged: list[str],
+    costs: Path,
+    markdown: Path,
+    html: Path,
+    front: Path,
+    split: str = "",
 ) -> None:
     """Read what Snakemake measured of every job, `results/benchmarks`, and add it up.
 
-    `config` is the whole configuration. Costs are those of the jobs whose measurements
-    are there: what was not made again is counted by its last run.
+    `config` is the whole configuration, `scenes` the number in each split, `judged` the
+    names of those of `split`, if they have scores. Costs are those of the jobs whose
+    measurements are there: what was not made again is counted by its last run. `front`
+    is a part of the report's first page.
     """
+    fields = results / "fields"
+    rows = [
+        read_json(fields / field / f"{scene}.json")
+        for field in config["headline"]
+        for scene in judged
+    ]
+    write_text(front, tables.html_part([*_front(rows, split, config, scenes)]))
     lines = sorted(_costs(results / "benchmarks"), key=lambda line: -line["wall_s"])
     blocks = [
         Block(
@@ -63,6 +88,66 @@ def main(
     publish_tables(
         {costs: lines}, f"How {results.name} was made", blocks, markdown, html
     )
+
+
+def _front(
+    rows: list[dict[str, Any]],
+    split: str,
+    config: dict[str, Any],
+    scenes: Mapping[str, int],
+) -> Iterator[Block]:
+    """Yield the table one would quote, and what it is about."""
+    if rows:
+        yield summary.headline_block(rows, split)
+    counts = [f"{count} {name}" for name, count in scenes.items() if count]
+    yield Block(
+        "What was run",
+        "" if rows else "No scene has labels that its fields could be judged by.",
+        ["what", "which"],
+        [
+            ["data set", config["dataset"]],
+            ["scenes", ", ".join(counts)],
+            ["device", config["device"]],
+        ],
+    )
+    fields = {name: config["fields"][name] for name in config["headline"]}
+    yield Block(
+        "Its fields",
+        "A field brings what a prior says of pictures to the surface of a geometry. "
+        "Seeds are those of the trainings that it rests on.",
+        ["field", "by", "prior", "geometry", "seeds"],
+        [
+            [name, _means(recipe), recipe["prior"], recipe["geometry"],
+             _seeds(name, config)]
+            for name, recipe in fields.items()
+        ],
+    )  # fmt: skip
+
+
+def _means(recipe: Mapping[str, Any]) -> str:
+    """Say how a field comes by its classes."""
+    settings = recipe["settings"]
+    rule = settings.get("vote", settings.get("rule"))
+    return f"{recipe['module']}, {rule}" if rule else recipe["module"]
+
+
+def _seeds(name: str, config: Mapping[str, Any]) -> str:
+    """List the seeds of the trainings that a field rests on."""
+    recipe = config["fields"][name]
+    parts = [("priors", recipe["prior"]), ("geometries", recipe["geometry"])]
+    if recipe["settings"].get("vote") in ("learned", "direct"):
+        while other := config["fields"][name].get("trained_as"):
+            name = other
+        own = config["fields"][name]
+        parts += [(section, own[part]) for part, section in LEARNED_FROM if part in own]
+        parts.append(("fields", name))
+    trained = [(part, config[section][part]) for section, part in dict.fromkeys(parts)]
+    found = [
+        f"{part} {own['training']['seed']}"
+        for part, own in trained
+        if "training" in own and "weights" not in own
+    ]
+    return ", ".join(found) or "-"
 
 
 def _costs(folder: Path) -> Iterator[dict[str, Any]]:

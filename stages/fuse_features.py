@@ -12,7 +12,7 @@ import numpy as np
 from gnesf_core.data import store
 from gnesf_core.data.provenance import provenance
 from gnesf_core.errors import BadInput
-from stages.cli import device_named, run, settings
+from stages.cli import check_device, run, settings
 
 log = logging.getLogger("stages")
 
@@ -29,8 +29,8 @@ def main(
     """Reconstruct the scene by `gnesf_core.geometries.<module>`."""
     kind = importlib.import_module(f"gnesf_core.geometries.{module}")
     config = settings(kind.Settings, recipe, "--recipe")
-    where = device_named(device)
-    geometry = kind.open_geometry(config, weights, where)
+    check_device(device)
+    geometry = kind.open_geometry(config, weights, device)
     with ExitStack() as stack:
         kept = stack.enter_context(store.Frames(frames))
         inputs = {"frames": kept.fingerprint} | geometry.inputs()
@@ -41,7 +41,7 @@ def main(
         started = time.monotonic()
         volume = geometry.reconstruct(kept, fused)
         seconds = time.monotonic() - started
-        about = {"module": module, "device": where.type} | asdict(config)
+        about = {"module": module, "device": device} | asdict(config)
         made_by = provenance("fuse_features", about, inputs, packages=kind.PACKAGES)
         store.write_volume(out, kept, volume, made_by)
         surface = volume.surface

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from gnesf_core.data.publish import publish
 from stages.cli import run
-from stages.plot_style import HATCHES, INKS, plt
+from stages.plot_style import HATCHES, INKS, plt, write_figure
 
 
 def main(classes: Path, out: Path) -> None:
@@ -36,8 +35,7 @@ def main(classes: Path, out: Path) -> None:
     axes.set_xlabel("IoU, percent")
     axes.legend(loc="lower right")
     axes.margins(y=0.005)
-    with publish(out) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    write_figure(figure, out)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from matplotlib.patches import Patch, Rectangle
 from gnesf_core.config import NeuconConfig
 from gnesf_core.data import store
 from gnesf_core.data.meshes import LabelledMesh, expect_input, read_mesh
-from gnesf_core.data.publish import publish
 from gnesf_core.data.scannet import read_mesh_labels
 from gnesf_core.evaluation import prior as scoring
 from gnesf_core.evaluation.geometry import nearest_points
@@ -27,7 +26,7 @@ from gnesf_core.spread import spread
 from gnesf_core.viz import votes
 from gnesf_core.viz.picture import class_colors
 from stages.cli import device_named, run
-from stages.plot_style import DPI, WIDTH_INCHES, class_legend, plt
+from stages.plot_style import DPI, WIDTH_INCHES, class_legend, plt, write_figure
 from stages.scene_inputs import open_field, scene_inputs
 
 TITLES = ("picture", "prior", "field", "ground truth", "verdict", "confidence")
@@ -149,9 +148,7 @@ def _draw(
     title = f'{kept.scene}: what the field "{name}" makes of its prior'
     figure.suptitle(title, fontsize=12)
     figure.legend(handles=class_legend(present), loc="outside lower center", ncols=8)
-    with publish(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
-    plt.close(figure)
+    write_figure(figure, out, DPI)
 
 
 def _parts(

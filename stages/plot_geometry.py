@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from gnesf_core.config import EvaluationConfig
 from gnesf_core.data import store
-from gnesf_core.data.publish import publish
 from gnesf_core.evaluation.geometry import nearest_points
 from gnesf_core.evaluation.tables import fixed
 from gnesf_core.evaluation.volume import (
@@ -23,10 +22,10 @@ from gnesf_core.geometry.mesh import dense_points
 from gnesf_core.viz import picture
 from gnesf_core.viz.picture import Viewpoint
 from stages.cli import run
-from stages.plot_style import plt
+from stages.plot_style import plt, write_figure
 
 SIZE = (480, 360)
-WIDTH_INCHES, DPI = 4.2, 110  # of a picture
+WIDTH_INCHES, DPI = 4.2, 84  # of a picture
 ROWS = (
     "surface",
     "errors: distance to the truth",
@@ -77,8 +76,7 @@ def main(
         cell.set_title(title, fontsize=12)
     _explain(figure, cells[1, -1], config)
     figure.suptitle(scene, fontsize=12)
-    with publish(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+    write_figure(figure, out, DPI)
 
 
 def _read_surface(path: Path, kept: store.Frames) -> Surface:

@@ -9,7 +9,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from gnesf_core.data import store
-from gnesf_core.data.publish import publish
 from gnesf_core.evaluation import prior as scoring
 from gnesf_core.evaluation.semantics import confusion
 from gnesf_core.labels import CLASS_NAMES
@@ -24,6 +23,7 @@ from stages.plot_style import (
     note,
     plt,
     rows_of_pictures,
+    write_figure,
 )
 
 ROWS = 4
@@ -49,8 +49,7 @@ def main(prior_file: Path, frames: Path, out: Path, prior: str) -> None:
     _draw_scale(figure, cells[-1, 2])
     present = np.unique(np.concatenate(shown))
     figure.legend(handles=class_legend(present), loc="outside lower center", ncols=7)
-    with publish(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+    write_figure(figure, out, DPI)
 
 
 def _draw_frame(

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from gnesf_core.data.publish import publish, read_text
+from gnesf_core.data.publish import read_text
 from gnesf_core.errors import BadInput
 from stages.cli import run
-from stages.plot_style import INKS, plt
+from stages.plot_style import INKS, plt, write_figure
 
 # Every other number of a line is a part of the loss, under its own name.
 NOT_LOSSES = ("step", "seconds", "learning_rate", "gradient_norm", "items_per_second")
@@ -35,8 +35,7 @@ def main(metrics: Path, out: Path, name: str) -> None:
         cell.set_title(title, loc="left")
         cell.grid(True, axis="both")
     cells[-1].set_xlabel("step")
-    with publish(out) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    write_figure(figure, out)
 
 
 def read_metrics(path: Path) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import numpy as np
 from gnesf_core.config import GnesfConfig, NeuconConfig, NovelViewsConfig
 from gnesf_core.data import store
 from gnesf_core.data.provenance import provenance
-from gnesf_core.data.publish import publish, write_json
+from gnesf_core.data.publish import write_json
 from gnesf_core.errors import BadInput
 from gnesf_core.evaluation.novel_views import classes_of, score_views
 from gnesf_core.fields.interface import Field
@@ -26,8 +26,8 @@ from stages.plot_style import (
     class_legend,
     errors,
     note,
-    plt,
     rows_of_pictures,
+    write_figure,
 )
 from stages.scene_inputs import open_field, scene_inputs
 
@@ -128,9 +128,7 @@ def _draw(
     figure.suptitle(f"{kept.scene}, novel views by {field}", fontsize=12)
     present = np.unique(np.concatenate(shown))
     figure.legend(handles=class_legend(present), loc="outside lower center", ncols=7)
-    with publish(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
-    plt.close(figure)
+    write_figure(figure, out, DPI)
 
 
 def _draw_frame(

@@ -44,22 +44,22 @@ def main(
     views that need it.
     """
     labelled, about = read_mesh(mesh)
-    write_bytes(glb, _glb(labelled, {}))
+    write_bytes(glb, _glb(labelled))
     shown, notes = labelled, [HOW]
     if len(labelled.faces) > MOST_FACES:
         shown = _simplified(labelled)
         counts = f"{len(shown.faces):,} of {len(labelled.faces):,} triangles"
         notes.append(f"Shown with {counts}; the files beside this page have them all.")
-    more = {}
+    classes = None
     if truth is not None:
-        more["truth"] = _true_classes(shown, truth).astype(np.float32)
+        classes = _true_classes(shown, truth)
         within = f"{100 * TRUTH_WITHIN_M:.0f} cm"
         notes.append(f"The truth is that of the nearest true vertex within {within}.")
     title = f"{about['scene']}, {field}"
-    write_text(out, scene_page(title, _about(" ".join(notes)), _glb(shown, more)))
+    write_text(out, scene_page(title, _about(" ".join(notes)), shown, classes))
 
 
-def _glb(mesh: LabelledMesh, more: dict[str, np.ndarray]) -> bytes:
+def _glb(mesh: LabelledMesh) -> bytes:
     photo = np.full((len(mesh.color), 4), 255, np.uint8)
     photo[:, :3] = mesh.color
     vertex = {
@@ -69,7 +69,7 @@ def _glb(mesh: LabelledMesh, more: dict[str, np.ndarray]) -> bytes:
         "photo": photo,
     }
     colors = class_colors(mesh.label)
-    return glb_bytes(mesh.vertices_world, mesh.faces, colors, vertex=vertex | more)
+    return glb_bytes(mesh.vertices_world, mesh.faces, colors, vertex=vertex)
 
 
 def _simplified(mesh: LabelledMesh) -> LabelledMesh:

@@ -100,6 +100,14 @@ class Page:
         self("Input.dispatchTouchEvent", type="touchStart", touchPoints=points)
         self("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
+    def touch(self, start, *then):
+        """Put fingers down, move them from places to places, and take them away."""
+        for number, places in enumerate([start, *then]):
+            points = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(places)]
+            kind = "touchMove" if number else "touchStart"
+            self("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+        self("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
     def picture(self, path=None):
         """Return the pixels of the window as [h, w, 3]."""
         data = base64.b64decode(self("Page.captureScreenshot", format="png")["data"])

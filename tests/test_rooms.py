@@ -50,14 +50,18 @@ def test_a_stage_imports_no_other_stage(path):
 
 def test_stages_that_compute_without_torch_do_not_wait_for_it():
     # Importing it takes seconds, of each of thousands of jobs.
-    needless = (
-        "describe_run evaluate_geometry evaluate_scene export_labels extract_frames "
-        "fuse_targets pack_submission plot_classes plot_geometry plot_scene "
-        "plot_training print_paper_table status summarize summarize_geometries "
+    stages = (
+        "cache_prior describe_run evaluate_geometry evaluate_prior evaluate_scene "
+        "export_labels extract_frames fuse_features fuse_targets pack_submission "
+        "plot_classes plot_geometry plot_prior plot_scene plot_training "
+        "print_paper_table rank_scenes status summarize summarize_geometries "
         "summarize_priors summarize_views verify view_scene"
     )
+    recipes = "geometries.fused_depth priors.folder priors.labels priors.noisy_labels"
+    needless = [f"stages.{name}" for name in stages.split()]
+    needless += [f"gnesf_core.{name}" for name in recipes.split()]
     program = "import sys; sys.modules['torch'] = None\n"
-    program += "".join(f"import stages.{name}\n" for name in needless.split())
+    program += "".join(f"import {name}\n" for name in needless)
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
     )

@@ -1,6 +1,5 @@
 """Which scenes a data set has, before any file of theirs is looked at."""
 
-import heapq
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,22 +34,6 @@ def evenly_spread(scenes: Sequence[str], most: int) -> list[str]:
     """Return so many scenes, evenly spread over their list; all for 0."""
     most = min(most, len(scenes)) or len(scenes)
     return [scenes[(2 * n + 1) * len(scenes) // (2 * most)] for n in range(most)]
-
-
-def deal_out(sizes: Mapping[str, int], scenes_per_chunk: int) -> dict[str, int]:
-    """Deal scenes into chunks of about equal size; return the chunk of each.
-
-    The largest first, each to the chunk that has least: no chunk is then over by more
-    than its smallest scene (Graham 1969). A chunk has so many scenes on average.
-    """
-    count = -(-len(sizes) // scenes_per_chunk)
-    chunks = [(0, 0, number) for number in range(count)]  # size, scenes, name
-    chunk_of = {}
-    for scene in sorted(sizes, key=lambda scene: (-sizes[scene], scene)):
-        size, scenes, number = chunks[0]
-        heapq.heapreplace(chunks, (size + sizes[scene], scenes + 1, number))
-        chunk_of[scene] = number
-    return chunk_of
 
 
 def _counted(config: Mapping[str, int]) -> dict[str, list[str]]:

@@ -11,14 +11,12 @@ confusion. `prior_summary` pools them over scenes.
 import math
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from gnesf_core.data.store import Frames, PriorMaps
 from gnesf_core.errors import BadInput
 from gnesf_core.evaluation import semantics
 from gnesf_core.labels import IGNORE
-from gnesf_core.shapes import Bool, Float32, UInt8
+from gnesf_core.shapes import Bool, Float32, Integer, UInt8
 
 CONFIDENCE_BINS = 10
 
@@ -84,12 +82,14 @@ def decide(
         nothing = np.zeros(size[::-1], np.float32)
         return np.full(nothing.shape, IGNORE, np.uint8), nothing
     resized = resize(probabilities[present], size)
-    highest, winner = torch.from_numpy(resized).max(dim=0)
+    highest, labels = resized[0].copy(), np.full(size[::-1], present[0])
+    for class_id, share in zip(present[1:], resized[1:], strict=True):
+        labels[share > highest] = class_id
+        np.maximum(highest, share, out=highest)
     total = resized.sum(axis=0)
     known = total > 0
-    labels = np.where(known, present[winner.numpy()], np.uint8(IGNORE))
-    confidence = np.zeros_like(total)
-    return labels, np.divide(highest.numpy(), total, out=confidence, where=known)
+    labels[~known] = IGNORE
+    return labels, np.divide(highest, total, out=np.zeros_like(total), where=known)
 
 
 def entropy(
@@ -108,8 +108,40 @@ def resize(
     maps: UInt8[np.ndarray, "channels h w"], size: tuple[int, int]
 ) -> Float32[np.ndarray, "channels height width"]:
     """Interpolate maps bilinearly to (width, height) by the half-pixel rule."""
-    values = torch.from_numpy(maps)[None].float()
-    return functional.interpolate(values, size[::-1], mode="bilinear")[0].numpy()
+    left, right, of_left, of_right = _neighbours(maps.shape[2], size[0])
+    upper, lower, of_upper, of_lower = _neighbours(maps.shape[1], size[1])
+    resized = np.empty((len(maps), *size[::-1]), np.float32)
+    for channel, out in zip(maps.astype(np.float32), resized, strict=True):
+        wide = _blend(channel[:, left], of_left, channel[:, right], of_right)
+        out[:] = _blend(wide[upper], of_upper[:, None], wide[lower], of_lower[:, None])
+    return resized
+
+
+def _neighbours(
+    length: int, resized: int
+) -> tuple[
+    Integer[np.ndarray, " resized"],
+    Integer[np.ndarray, " resized"],
+    Float32[np.ndarray, " resized"],
+    Float32[np.ndarray, " resized"],
+]:
+    """Return each new pixel's neighbours on an axis, and their weights."""
+    scale = float(np.float32(length) / np.float32(resized))
+    centres = (np.arange(resized) + 0.5) * scale - 0.5
+    centres = centres.clip(0, length - 1).astype(np.float32)
+    first = centres.astype(np.intp)
+    of_second = centres - first.astype(np.float32)
+    return first, np.minimum(first + 1, length - 1), 1 - of_second, of_second
+
+
+def _blend(
+    one: Float32[np.ndarray, "h w"],
+    of_one: Float32[np.ndarray, "..."],
+    other: Float32[np.ndarray, "h w"],
+    of_other: Float32[np.ndarray, "..."],
+) -> Float32[np.ndarray, "h w"]:
+    """Add two products, rounded as by most of torch's kernels: the first is not."""
+    return (of_one.astype(np.float64) * one + of_other * other).astype(np.float32)
 
 
 class Calibration:

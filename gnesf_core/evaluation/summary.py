@@ -31,6 +31,13 @@ _GEOMETRY = (
     ("recall_truth_to_predicted", "recall, truth to prediction"),
     ("f_score", "F-score"),
 )
+_PROTOCOL = (
+    "Protocol: each true vertex takes the class of its nearest predicted vertex, "
+    "however far (Atlas); IoU by the rule of ScanNet's 3D label benchmark "
+    "(vertices without a true class skipped, a void prediction is wrong); "
+    "confusions added over scenes. mIoU is the mean over the classes that are "
+    "scored"
+)
 
 
 def fields_of(rows: Sequence[Scores]) -> list[str]:
@@ -111,6 +118,29 @@ def blocks(rows: Sequence[Scores]) -> list[Block]:
     ]
 
 
+def headline_block(rows: Sequence[Scores], split: str) -> Block:
+    """Return the numbers that one would quote, in few enough columns for a phone."""
+    lines, geometry = per_field(rows), rows[0]["geometry"]["trimmed"]
+    counts = sorted({line["classes_scored"] for line in lines})
+    return Block(
+        f"Scores in 3D, {split} split",
+        f"{_PROTOCOL}: {' or '.join(map(str, counts))} of 20. mAcc is the "
+        "mean recall of those in the truth, accuracy the share of right vertices; in "
+        "percent. F-score: "
+        f"vertices of both meshes, thinned to {geometry['down_sample_m']} m, within "
+        f"{geometry['threshold_m']} m, without what no depth camera saw; mean over "
+        f"{lines[0]['scenes']} scenes.",
+        ["field", "mIoU", "mAcc", "accuracy", "F-score"],
+        [
+            [line["field"]]
+            + [percent(line[f"scannet_{name}"])
+               for name in ("miou", "mean_accuracy", "overall_accuracy")]
+            + [fixed(line["trimmed_f_score"])]
+            for line in lines
+        ],
+    )  # fmt: skip
+
+
 def _semantics_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Block:
     truth = total(rows, lines[0]["field"])[: len(CLASS_NAMES)].sum(axis=1)
     absent = [name for name, count in zip(CLASS_NAMES, truth, strict=True) if not count]
@@ -121,11 +151,7 @@ def _semantics_block(rows: Sequence[Scores], lines: list[dict[str, Any]]) -> Blo
     )  # fmt: skip
     return Block(
         "Semantics",
-        "Protocol: each true vertex takes the class of its nearest predicted vertex, "
-        "however far (Atlas); IoU by the rule of ScanNet's 3D label benchmark "
-        "(vertices without a true class skipped, a void prediction is wrong); "
-        "confusions added over scenes. mIoU is the mean over the classes that are "
-        'scored; "of 20" counts absent ones as 0. '
+        f'{_PROTOCOL}; "of 20" counts absent ones as 0. '
         f'Absent in the truth: {", ".join(absent) or "none"}. "Released GNeSF" is what '
         "its released evaluation would print: void becomes wall, means always divided "
         "by 20. All in percent.",

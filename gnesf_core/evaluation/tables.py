@@ -1,5 +1,6 @@
 """Tables for people, each with the protocol of its numbers: Markdown and HTML."""
 
+import base64
 import html
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,18 @@ body {{ font: 15px/1.45 sans-serif; max-width: 70em; margin: 1em auto; padding: 
 div {{ overflow-x: auto }}
 table {{ border-collapse: collapse }}
 th, td {{ padding: .25em .7em; text-align: right; border-bottom: 1px solid #ddd }}
-th:first-child, td:first-child {{ text-align: left }}
 th {{ vertical-align: bottom }}
 p {{ max-width: 50em; color: #444 }}
+/* A wide table is pulled along below its first column, a wide picture whole. */
+th:first-child, td:first-child {{ text-align: left; position: sticky; left: 0;
+  background: #fff }}
+/* Of two columns the second is words. */
+:is(th, td):nth-child(2):last-child {{ text-align: left; overflow-wrap: anywhere }}
+img {{ width: 100%; min-width: 62em }}
+@media (max-width: 600px) {{
+  h1 {{ font-size: 1.5em }}
+  img {{ min-width: 80em }}
+}}
 </style>
 <h1>{title}</h1>"""
 
@@ -34,6 +44,7 @@ class Block:
     protocol: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    jpeg: bytes = b""  # shown below the table, on HTML pages
 
 
 WORST_SCENES = 10  # of each competitor, in a list of scenes
@@ -74,13 +85,23 @@ def markdown(title: str, tables: Sequence[Block]) -> str:
 
 def html_page(title: str, tables: Sequence[Block]) -> str:
     """Write tables as one HTML page that needs nothing else."""
-    parts = [_HTML_HEAD.format(title=html.escape(title))]
+    return _HTML_HEAD.format(title=html.escape(title)) + "\n" + html_part(tables)
+
+
+def html_part(tables: Sequence[Block]) -> str:
+    """Write tables as a part of a page."""
+    parts = []
     for table in tables:
         parts.append(f"<h2>{html.escape(table.title)}</h2>")
         parts.append(f"<p>{html.escape(table.protocol)}</p>" if table.protocol else "")
         parts.append("<div><table>" + _html_row("th", table.columns))
         parts.extend(_html_row("td", row) for row in table.rows)
         parts.append("</table></div>")
+        if table.jpeg:
+            data = base64.b64encode(table.jpeg).decode()
+            about = html.escape(table.title)
+            picture = f'<img alt="{about}" src="data:image/jpeg;base64,{data}">'
+            parts.append(f"<div>{picture}</div>")
     return "\n".join(parts) + "\n"
 
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from gnesf_core.config import FusedDepthConfig
 from gnesf_core.data.store import Frames, SceneVolume, Targets
 from gnesf_core.errors import BadInput
@@ -15,7 +13,7 @@ PACKAGES: tuple[str, ...] = ()
 
 
 def open_geometry(
-    settings: FusedDepthConfig, weights: Path | None, device: torch.device
+    settings: FusedDepthConfig, weights: Path | None, device: str
 ) -> Geometry:
     """Return the geometry; it has no weights and needs no device."""
     return FusedDepth(settings)

@@ -6,7 +6,9 @@ geometries that are trained also have `build(settings, device) -> nn.Module` and
 `sources(settings)`, the files that training starts from. A recipe names its module;
 nothing imports them all.
 
-    def open_geometry(settings, weights: Path | None, device: torch.device) -> Geometry
+    def open_geometry(settings, weights: Path | None, device: str) -> Geometry
+
+`device` is a name, such as cpu: only geometries that compute with torch wait for it.
 """
 
 from typing import Protocol, runtime_checkable

@@ -69,7 +69,7 @@ def sources(settings: NeuconConfig) -> list[Path]:
 
 
 def open_geometry(
-    settings: NeuconConfig, weights: Path | None, device: torch.device
+    settings: NeuconConfig, weights: Path | None, device: str
 ) -> "NeuconGeometry":
     """Return the network with its weights."""
     if weights is None:
@@ -80,9 +80,10 @@ def open_geometry(
             found="none",
             remedy="train it, or name a file of weights in the recipe",
         )
-    network = _network(settings, device)
+    where = torch.device(device)
+    network = _network(settings, where)
     load_into(network, weights)
-    return NeuconGeometry(network.to(device).eval(), sha256_of(weights))
+    return NeuconGeometry(network.to(where).eval(), sha256_of(weights))
 
 
 class NeuconGeometry:

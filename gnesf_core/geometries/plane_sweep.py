@@ -37,11 +37,11 @@ _BOUNDS_STEP = 4  # every n-th pixel of a row and of a column counts for the bou
 
 
 def open_geometry(
-    settings: PlaneSweepConfig, weights: Path | None, device: torch.device
+    settings: PlaneSweepConfig, weights: Path | None, device: str
 ) -> Geometry:
     """Return the geometry; it has no weights."""
     _check(settings)
-    return PlaneSweep(settings, device)
+    return PlaneSweep(settings, torch.device(device))
 
 
 def _check(settings: PlaneSweepConfig) -> None:

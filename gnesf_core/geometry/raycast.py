@@ -6,6 +6,8 @@ plane in double precision by code that both share, so that their answers agree b
 rays that pass exactly through an edge.
 """
 
+import sys
+from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -67,10 +69,24 @@ def make_caster(
 
 def _open3d_works() -> bool:
     try:
-        import open3d  # noqa: F401
+        _import_open3d()
     except (ImportError, OSError):
         return False
     return True
+
+
+def _import_open3d() -> ModuleType:
+    """Import Open3D without the web server and charts that it draws some pages with.
+
+    They take longer than all the rest of it.
+    """
+    if "open3d" not in sys.modules:
+        pages = ModuleType("open3d.visualization.draw_plotly")
+        pages.get_plotly_fig = pages.draw_plotly = pages.draw_plotly_server = None
+        sys.modules[pages.__name__] = pages
+    import open3d
+
+    return open3d
 
 
 def corners_and_normals(
@@ -97,13 +113,22 @@ def plane_hits(
     library = array_library(rays)
     if len(corners) == 0:
         return triangle, library.full_like(triangle, library.inf, dtype=library.float64)
-    height = ((corners[:, 0] - origin) * normals).sum(-1)
+    height = _dot(corners[:, 0] - origin, normals)
     safe = (triangle * (triangle >= 0)).reshape(-1)
-    rate = (normals[safe] * rays.reshape(-1, 3)).sum(-1)
+    rate = _dot(normals[safe], rays.reshape(-1, 3))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (height[safe] / rate).reshape(triangle.shape)
     hit = (triangle >= 0) & library.isfinite(t) & (t > 0)
     return library.where(hit, triangle, -1), library.where(hit, t, library.inf)
+
+
+def _dot(
+    one: Shaped[np.ndarray, "n 3"] | Shaped[AnyTensor, "n 3"],
+    other: Shaped[np.ndarray, "n 3"] | Shaped[AnyTensor, "n 3"],
+) -> Shaped[np.ndarray, " n"] | Shaped[AnyTensor, " n"]:
+    """Return scalar products; a sum over so short an axis would take twice as long."""
+    product = one * other
+    return product[:, 0] + product[:, 1] + product[:, 2]
 
 
 class _Open3DCaster:
@@ -112,8 +137,7 @@ class _Open3DCaster:
     def __init__(
         self, vertices: Float[np.ndarray, "n 3"], triangles: Int[np.ndarray, "m 3"]
     ) -> None:
-        import open3d
-
+        open3d = _import_open3d()
         self._corners, self._normals = corners_and_normals(vertices, triangles)
         self._as_tensor = open3d.core.Tensor
         # Embree stores single precision: centred, a mesh far from zero loses nothing.

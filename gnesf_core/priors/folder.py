@@ -16,7 +16,6 @@ from string import Formatter
 from typing import NoReturn
 
 import numpy as np
-import torch
 
 from gnesf_core.config import FolderPriorConfig
 from gnesf_core.data.bounded import read_bounded
@@ -47,9 +46,7 @@ _TABLE_REMEDY = f"name in each line one id and one class of {CLASS_NAMES} or {VO
 _MAP_REMEDY = "export the map again: a grey .png of ids or a .npy of probabilities"
 
 
-def open_prior(
-    settings: FolderPriorConfig, weights: Path | None, device: torch.device
-) -> Prior:
+def open_prior(settings: FolderPriorConfig, weights: Path | None, device: str) -> Prior:
     """Check the settings and return the prior; it has no weights."""
     return FolderPrior(settings)
 

@@ -5,7 +5,9 @@ A prior's module in this folder has `Settings` (a dataclass), `open_prior` as be
 are trained also have `build(settings) -> Segmenter` and `sources(settings)`, the files
 that training starts from. A recipe names its module; nothing imports them all.
 
-    def open_prior(settings, weights: Path | None, device: torch.device) -> Prior
+    def open_prior(settings, weights: Path | None, device: str) -> Prior
+
+`device` is a name, such as cpu: only priors that compute with torch wait for it.
 """
 
 from collections.abc import Iterator

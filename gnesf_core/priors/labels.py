@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from gnesf_core.config import LabelsPriorConfig
 from gnesf_core.data.store import Frames
@@ -24,9 +23,7 @@ log = logging.getLogger(__name__)
 _CLASSES = len(CLASS_NAMES)
 
 
-def open_prior(
-    settings: LabelsPriorConfig, weights: Path | None, device: torch.device
-) -> Prior:
+def open_prior(settings: LabelsPriorConfig, weights: Path | None, device: str) -> Prior:
     """Return the prior; it has no weights and needs no device."""
     return LabelsPrior(settings)
 

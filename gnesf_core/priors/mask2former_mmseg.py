@@ -24,13 +24,14 @@ from gnesf_core.priors.mask2former import (
     start_files,
     start_from,
 )
-from gnesf_core.priors.mmcv_lite import use_plain_torch_ops
+from gnesf_core.priors.mmcv_lite import use_plain_torch_ops, without_transformers
 from gnesf_core.priors.segmenter import Segmenter, SegmenterPrior
 from gnesf_core.shapes import UInt8
 
-use_plain_torch_ops()  # before anything imports mmcv.ops
+with without_transformers():
+    use_plain_torch_ops()  # before anything imports mmcv.ops
+    import mmdet.models  # noqa: F401  registers the pixel decoder
 
-import mmdet.models  # noqa: E402, F401  registers the pixel decoder
 import mmseg  # noqa: E402
 from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
@@ -47,12 +48,10 @@ warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
 _ZOO = Path(mmseg.__file__).parent / ".mim" / "configs" / "mask2former"
 
 
-def open_prior(
-    settings: Mask2FormerConfig, weights: Path | None, device: torch.device
-) -> Prior:
+def open_prior(settings: Mask2FormerConfig, weights: Path | None, device: str) -> Prior:
     """Open the network with trained weights, wherever their training began."""
     segmenter = build(replace(settings, start_from=""))
-    return SegmenterPrior(segmenter, settings, weights, device)
+    return SegmenterPrior(segmenter, settings, weights, torch.device(device))
 
 
 def sources(settings: Mask2FormerConfig) -> list[Path]:

@@ -37,15 +37,13 @@ PACKAGES = ("transformers",)
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
-def open_prior(
-    settings: Mask2FormerConfig, weights: Path | None, device: torch.device
-) -> Prior:
+def open_prior(settings: Mask2FormerConfig, weights: Path | None, device: str) -> Prior:
     """Open the network with trained weights, wherever their training began.
 
     Of a folder only config.json is needed.
     """
     segmenter = _segmenter(settings, _from_config(settings))
-    return SegmenterPrior(segmenter, settings, weights, device)
+    return SegmenterPrior(segmenter, settings, weights, torch.device(device))
 
 
 def sources(settings: Mask2FormerConfig) -> list[Path]:

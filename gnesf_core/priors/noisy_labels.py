@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from gnesf_core.config import NoisyLabelsConfig
 from gnesf_core.data.store import Frames
@@ -50,9 +49,7 @@ _WAVES = 8  # of which a displacement is the sum; it is never over 4 boundary_px
 _SHORTEST_WAVE, _LONGEST_WAVE = 10.0, 40.0  # wavelengths in boundary_px
 
 
-def open_prior(
-    settings: NoisyLabelsConfig, weights: Path | None, device: torch.device
-) -> Prior:
+def open_prior(settings: NoisyLabelsConfig, weights: Path | None, device: str) -> Prior:
     """Return the prior; it has no weights and needs no device."""
     return NoisyLabelsPrior(settings)
 

@@ -7,7 +7,6 @@ import zlib
 
 import numpy as np
 import pytest
-import torch
 
 from gnesf_core.config import FolderPriorConfig, FramesConfig
 from gnesf_core.data import images, store
@@ -41,7 +40,7 @@ def frames(tmp_path_factory):
 
 def open_prior(root, pattern, ids=""):
     config = FolderPriorConfig(str(root), pattern, str(ids))
-    prior = folder.open_prior(config, None, torch.device("cpu"))
+    prior = folder.open_prior(config, None, "cpu")
     assert isinstance(prior, Prior)
     return prior
 

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 
 from gnesf_core.config import FusedDepthConfig
 from gnesf_core.data import store
@@ -39,7 +38,7 @@ def write_targets(path, frames_path):
 
 def open_level(number):
     settings = FusedDepthConfig(level=number)
-    return fused_depth.open_geometry(settings, None, torch.device("cpu"))
+    return fused_depth.open_geometry(settings, None, "cpu")
 
 
 def reconstruct(scene, number):

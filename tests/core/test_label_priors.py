@@ -6,7 +6,6 @@ from fractions import Fraction
 import h5py
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -22,7 +21,7 @@ from gnesf_core.priors import noisy_labels
 from gnesf_core.priors.interface import Prior
 
 WALL, FLOOR, BED = (CLASS_NAMES.index(name) for name in ("wall", "floor", "bed"))
-CPU = torch.device("cpu")
+CPU = "cpu"
 LABELS = LabelsPriorConfig(8, 6)
 NOISY = NoisyLabelsConfig(8, 6, seed=3, confusion=0.3, boundary_px=2.0, doubt=0.2)
 

@@ -1,9 +1,11 @@
 import dataclasses
+import importlib
 import itertools
 import json
 import logging
 import math
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -55,7 +57,7 @@ TINY = Mask2FormerConfig(
     batch=2,
     logits=False,
 )
-CPU = torch.device("cpu")
+CPU = "cpu"
 BACKENDS = [mask2former_mmseg, mask2former_transformers]
 WALL, FLOOR, CHAIR, BATHTUB = 0, 1, 4, 18
 
@@ -837,3 +839,24 @@ def test_compiled_operations_are_left_alone(monkeypatch):
 
     assert sys.modules["mmcv._ext"] is compiled
     assert attention.IS_CUDA_AVAILABLE is True
+
+
+@pytest.mark.slow
+def test_mmseg_is_not_kept_waiting_for_transformers():
+    program = "import sys, gnesf_core.priors.mask2former_mmseg as _\n"
+    program += "assert 'mmdet' in sys.modules and 'transformers' not in sys.modules"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_transformers_can_be_imported_again_afterwards(monkeypatch):
+    loaded = sys.modules["transformers"]
+    with mmcv_lite.without_transformers():
+        assert sys.modules["transformers"] is loaded
+
+    monkeypatch.delitem(sys.modules, "transformers")
+    with mmcv_lite.without_transformers(), pytest.raises(ImportError):
+        importlib.import_module("transformers")
+    assert "transformers" not in sys.modules

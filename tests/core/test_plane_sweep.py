@@ -25,7 +25,7 @@ SETTINGS = PlaneSweepConfig(
     neighbours=4, baseline_m=0.3, min_score=0.5, voxel_size_m=0.08,
     truncation_voxels=3.0,
 )  # fmt: skip
-CPU = torch.device("cpu")
+CPU = "cpu"
 
 
 class Plane:

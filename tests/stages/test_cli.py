@@ -56,6 +56,13 @@ def test_help_shows_what_the_stage_does():
     assert "--results" in done.stdout
 
 
+def test_a_wrong_option_is_named_with_those_that_there_are():
+    done = run_stage("verify", "--results", "x", "--reslts", "x")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --reslts" in done.stderr
+    assert "usage: python -m stages.verify [-h] --results RESULTS" in done.stderr
+
+
 def test_verify_names_the_damaged_file(tmp_path):
     from gnesf_core.data.publish import write_text
 

@@ -236,7 +236,7 @@ def test_tables_are_by_geometry_and_by_scene(scene, scores, tmp_path):
 def cells_of(path, columns):
     """Cut a picture into its rows and columns, roughly; return their pixels."""
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    assert 400 * columns < pixels.shape[1] < 520 * columns
+    assert 340 * columns < pixels.shape[1] < 440 * columns
     rows = np.array_split(pixels[80:], 3, axis=0)
     return [np.array_split(row[:, 30:], columns, axis=1) for row in rows]
 

@@ -109,8 +109,26 @@ class Parsed(HTMLParser):
 
 
 def embedded(path):
-    packed = base64.b64decode(Parsed(path).texts["mesh"], validate=True)
-    return loaded(gzip.decompress(packed))
+    """Unpack the mesh of a page, and the true classes."""
+    texts = Parsed(path).texts
+    about = json.loads(texts["about"])
+    data = gzip.decompress(base64.b64decode(texts["mesh"], validate=True))
+    vertices, triangles, place = about["vertices"], about["triangles"], 0
+    columns = []
+    for count in [vertices] * 3 + [triangles] * 3 + [vertices] * (5 + about["judged"]):
+        low_first = np.frombuffer(data, np.uint8, 4 * count, place).reshape(4, -1)
+        step = (low_first.astype(np.int64) << [[0], [8], [16], [24]]).sum(axis=0)
+        columns.append(np.cumsum(np.where(step % 2, -(step + 1) // 2, step // 2)))
+        place += 4 * count
+    assert place == len(data)
+    mesh = LabelledMesh(
+        np.stack(columns[:3], axis=1).astype(np.float32) / 1000,
+        np.stack(columns[3:6], axis=1).astype(np.int32),
+        columns[6].astype(np.uint8),
+        columns[7].astype(np.float32) / 255,
+        np.stack(columns[8:11], axis=1).astype(np.uint8),
+    )
+    return mesh, columns[11].astype(np.uint8) if about["judged"] else None
 
 
 def loaded(glb):
@@ -132,9 +150,12 @@ def assert_same(seen, mesh):
 
 
 def test_the_page_holds_the_mesh_and_its_truth(made):
-    seen, mesh = embedded(made[0]), floor()
-    assert_same(seen, mesh)
-    truth = np.ravel(seen.vertex_attributes["_TRUTH"]).astype(int)
+    (seen, truth), mesh = embedded(made[0]), floor()
+    # Half a millimetre, and half a step of a byte.
+    np.testing.assert_allclose(seen.vertices_world, mesh.vertices_world, atol=5.1e-4)
+    np.testing.assert_allclose(seen.confidence, mesh.confidence, atol=0.51 / 255)
+    for name in ("faces", "label", "color"):
+        np.testing.assert_array_equal(getattr(seen, name), getattr(mesh, name))
     named = [CLASS_NAMES[i] if i != IGNORE else "no class" for i in truth]
     said = [CLASS_NAMES[i] if i != IGNORE else "no class" for i in mesh.label]
     pairs = zip(mesh.confidence.astype(float), said, strict=True)
@@ -180,7 +201,7 @@ def test_hostile_names_stay_text(made, tmp_path):
     about = json.loads(Parsed(made[0]).texts["about"])
     about["classes"][FLOOR]["name"] = about["note"] = HOSTILE
     out = tmp_path / "page.html"
-    out.write_text(scene_page(HOSTILE, about, b"glb"))
+    out.write_text(scene_page(HOSTILE, about, *embedded(made[0])))
     hostile, harmless = Parsed(out), Parsed(made[0])
     assert hostile.elements == harmless.elements
     assert json.loads(hostile.texts["about"]) == about
@@ -196,16 +217,15 @@ def test_big_meshes_are_simplified_on_the_page_which_says_so(tmp_path, monkeypat
     monkeypatch.setattr(view_scene, "MOST_FACES", 2000)
     mesh = floor()
     page, glb = make(tmp_path, mesh)
-    seen = embedded(page)
+    seen, _ = embedded(page)
     assert 1000 < len(seen.faces) <= 2000
     assert f"of {len(mesh.faces):,} triangles" in Parsed(page).texts["about"]
     assert_same(loaded(glb.read_bytes()), mesh)
     # Strips keep their places but for a cell's width.
-    points = back_in_world(seen.vertices)
+    points = seen.vertices_world
     inside = np.abs(points[:, 0] - np.rint(points[:, 0])) > 1.5 * SIDE_M / CELLS
     strip = np.array(STRIPS)[np.clip(points[:, 0].astype(int), 0, 3)]
-    said = np.ravel(seen.vertex_attributes["_CLASS"])
-    np.testing.assert_array_equal(said[inside], strip[inside])
+    np.testing.assert_array_equal(seen.label[inside], strip[inside])
 
 
 def test_a_scene_without_surface_has_a_page_and_a_valid_glb(tmp_path):
@@ -217,14 +237,14 @@ def test_a_scene_without_surface_has_a_page_and_a_valid_glb(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_biggest_page_is_below_eight_megabytes(tmp_path):
+def test_the_biggest_page_is_below_four_megabytes(tmp_path):
     mesh = floor(387)  # 300,000 triangles
     rough = np.random.default_rng(0).normal(0, 0.01, mesh.vertices_world.shape)
     mesh.vertices_world[:] += rough
     mesh.confidence[:] = np.random.default_rng(1).random(len(mesh.confidence))
     page, _ = make(tmp_path, mesh)
-    assert len(embedded(page).faces) == len(mesh.faces)
-    assert page.stat().st_size < 8e6
+    assert len(embedded(page)[0].faces) == len(mesh.faces)
+    assert page.stat().st_size < 4e6
 
 
 @pytest.fixture(scope="module")
@@ -382,6 +402,24 @@ def test_dragging_turns_the_room_and_keeps_it_upright(tmp_path, browser):
 
 @needs_browser
 @pytest.mark.slow
+def test_two_fingers_zoom_and_one_turns(tmp_path, browser):
+    page, _ = make(tmp_path, pole(), with_truth=False)
+    opened(browser, page, (390, 800), touch=True)
+    pictures = [drawing(browser)]
+    for fingers in (
+        [[(195, 360), (195, 440)], [(195, 300), (195, 500)]],
+        [[(150, 400)], [(260, 420)]],
+    ):
+        browser.touch(*fingers)
+        browser.wait("new Promise(r => requestAnimationFrame(() => r(true)))")
+        pictures.append(drawing(browser))
+    small, large, turned = (np.nonzero((p != 255).any(axis=-1))[0] for p in pictures)
+    assert np.ptp(large) > 1.5 * np.ptp(small)
+    assert (pictures[1] != pictures[2]).any() and len(turned) > 1000
+
+
+@needs_browser
+@pytest.mark.slow
 def test_on_a_phone_everything_fits_and_a_tap_tells(made, browser):
     opened(browser, made[0], (390, 800), touch=True)
     assert browser.value("document.documentElement.scrollWidth") <= 390
@@ -409,13 +447,10 @@ def test_a_capture_without_truth_has_no_views_of_it(tmp_path, browser):
 @pytest.mark.slow
 def test_a_browser_shows_hostile_names_as_they_are(made, tmp_path, browser):
     page = Parsed(made[0])
-    about, packed = (
-        json.loads(page.texts["about"]),
-        base64.b64decode(page.texts["mesh"]),
-    )
+    about = json.loads(page.texts["about"])
     about["classes"][FLOOR]["name"] = HOSTILE
     out = tmp_path / "page.html"
-    out.write_text(scene_page(HOSTILE, about, gzip.decompress(packed)))
+    out.write_text(scene_page(HOSTILE, about, *embedded(made[0])))
     opened(browser, out)
     assert browser.value("document.body.dataset.owned") is None
     assert browser.value("document.title") == HOSTILE

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "config", "gnesf_core", "profiles", "stages", "workflow",
@@ -59,6 +60,30 @@ def copy_tree(target):
         (target / part).parent.mkdir(parents=True, exist_ok=True)
         copy(source, target / part)
     return Tree(target)
+
+
+def make_up_scannet(root, train=1):
+    """Lay out what ScanNet's download has, and weights to start from, all empty."""
+    raw = root / "resources/scannet"
+    names = [f"scene{number:04d}_00" for number in range(train + 2)]
+    splits = {"train": names[:train], "val": names[train:-1], "test": names[-1:]}
+    for split, scenes in splits.items():
+        raw.mkdir(parents=True, exist_ok=True)
+        (raw / f"scannetv2_{split}.txt").write_text("\n".join(scenes))
+        folder = raw / ("scans_test" if split == "test" else "scans")
+        for scene in scenes:
+            (folder / scene).mkdir(parents=True)
+            for end in (".sens", "_vh_clean_2.ply", "_vh_clean_2.labels.ply",
+                        "_2d-label-filt.zip"):  # fmt: skip
+                (folder / scene / f"{scene}{end}").touch()
+    (raw / "scannetv2-labels.combined.tsv").touch()
+    settings = yaml.safe_load((root / "config/scannet.yaml").read_text())
+    for start in (
+        settings["priors"]["mask2former"]["settings"]["start_from"],
+        settings["geometries"]["neucon"]["settings"]["encoder_weights"],
+    ):
+        (root / start).parent.mkdir(parents=True, exist_ok=True)
+        (root / start).touch()
 
 
 @pytest.fixture

@@ -1,10 +1,6 @@
 """Scene names come from outside and are checked before anything is done with them."""
 
-from itertools import product
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gnesf_core.config import SynthRoomsCounts
 from gnesf_core.data import captures
@@ -13,7 +9,6 @@ from gnesf_core.synthrooms.scene import scene_names
 from workflow.scenes import (
     CAPTURE_FILES,
     capture_file,
-    deal_out,
     evenly_spread,
     read_splits,
 )
@@ -107,33 +102,3 @@ def test_a_folder_without_poses_is_refused_with_what_it_lacks(tmp_path):
 def test_no_captures_are_no_scenes_but_an_error(tmp_path):
     with pytest.raises(ValueError, match="expected a folder of posed pictures"):
         read_splits("mine", captures_in(tmp_path / "nowhere"))
-
-
-def loads(sizes, chunk_of, count):
-    sums = [0] * count
-    for scene, chunk in chunk_of.items():
-        sums[chunk] += sizes[scene]
-    return sums
-
-
-@given(st.lists(st.integers(0, 100), min_size=1, max_size=7), st.integers(2, 4))
-def test_chunks_are_within_a_third_of_the_best_there_are(sizes, per_chunk):
-    """Largest first is at most 4/3 - 1/(3 m) of the optimum (Graham 1969)."""
-    sizes = {f"scene{n}": size for n, size in enumerate(sizes)}
-    count = -(-len(sizes) // per_chunk)
-    chunk_of = deal_out(sizes, per_chunk)
-    assert set(chunk_of) == set(sizes)
-    best = min(
-        max(loads(sizes, dict(zip(sizes, chunks, strict=True)), count))
-        for chunks in product(range(count), repeat=len(sizes))
-    )
-    longest = max(loads(sizes, chunk_of, count))
-    assert 3 * count * longest <= (4 * count - 1) * best
-
-
-def test_scenes_of_one_size_are_dealt_out_evenly_and_always_alike():
-    sizes = {f"scene{n:04d}": 0 for n in range(100)}
-    chunk_of = deal_out(sizes, 32)
-    counts = [list(chunk_of.values()).count(chunk) for chunk in range(4)]
-    assert counts == [25, 25, 25, 25]
-    assert chunk_of == deal_out(dict(reversed(sizes.items())), 32)

@@ -36,8 +36,8 @@ from gnesf_core.config import (
 )
 from gnesf_core.data.meshes import read_mesh
 from gnesf_core.labels import IGNORE
-from tests import posed_rooms
-from tests.workflow.conftest import ROOT
+from tests import chromium, posed_rooms
+from tests.workflow.conftest import ROOT, make_up_scannet
 
 ENVIRONMENT = os.environ | {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -79,7 +79,8 @@ def test_a_bare_clone_plans_the_whole_demo(tree):
     assert jobs["extract_mesh"] == jobs["evaluate_scene"] == scenes * fields
     assert jobs["summarize"] == jobs["summarize_priors"] == 1
     assert jobs["summarize_geometries"] == 1 and jobs["plot_training"] == 3
-    assert jobs["view_scene"] == scenes and jobs["describe_run"] == 1
+    assert jobs["view_scene"] == scenes
+    assert jobs["rank_scenes"] == jobs["describe_run"] == 1
 
 
 def test_the_run_ends_in_tables_pictures_and_meshes(finished):
@@ -90,16 +91,18 @@ def test_the_run_ends_in_tables_pictures_and_meshes(finished):
     assert "| mask2former |" in table and "| labels |" in table
     table = (results / "tables/geometries_val.md").read_text()
     assert all(f"| {name} |" in table for name in ("fused-depth", "neucon"))
-    assert (results / "figures/geometry/scene0001_00.png").exists()
+    assert (results / "figures/geometry/scene0001_00.jpg").exists()
     assert (results / "figures/geometry/neucon/training.svg").exists()
-    assert (results / "figures/priors/mask2former/scene0001_00.png").exists()
+    assert (results / "figures/priors/mask2former/scene0001_00.jpg").exists()
     assert (results / "figures/priors/mask2former/training.svg").exists()
     assert (results / "fields/oracle/scene0001_00.ply").stat().st_size > 10_000
-    assert (results / "figures/scenes/scene0001_00.png").exists()
-    assert (results / "figures/fields/gnesf-mesh/scene0001_00.png").exists()
+    assert (results / "figures/scenes/scene0001_00.jpg").exists()
+    assert (results / "figures/fields/gnesf-mesh/scene0001_00.jpg").exists()
     assert (results / "fields/gnesf-mesh/scene0001_00.html").exists()
     assert (results / "fields/gnesf-mesh/scene0001_00.glb").exists()
     assert "| train_sdf | 1 |" in (results / "tables/run.md").read_text()
+    assert "1 of 1: scene0001_00" in (results / "tables/val_scenes.html").read_text()
+    assert "1 train, 1 val, 1 test" in (results / "tables/front.html").read_text()
     assert (results / "figures/fields/gnesf/training.svg").exists()
     leftovers = [p for p in results.rglob("*") if p.name.endswith(".partial")]
     assert not leftovers
@@ -119,7 +122,7 @@ def test_a_comment_or_docstring_reruns_nothing(changed):
 
 
 ALWAYS = {"describe_run", "all"}
-SCORED = {"evaluate_scene", "summarize", "plot_classes"} | ALWAYS
+SCORED = {"evaluate_scene", "summarize", "plot_classes", "rank_scenes"} | ALWAYS
 SHOWN = {"plot_field", "view_scene"}  # of the first field that learned
 MESHED = SCORED | SHOWN | {"extract_mesh", "plot_scene"}
 VOTED = MESHED | {"train_semantics", "plot_training"}
@@ -142,7 +145,7 @@ LEARNED = FUSED | {"train_sdf"}
          "taken: list[int] = list()",
          TRAINED | LEARNED | {"fuse_targets", "extract_frames"}),
         ("gnesf_core/viz/picture.py", "_MARGIN = 0.94", "_MARGIN = 0.93",
-         {"plot_scene"} | ALWAYS),
+         {"plot_scene", "rank_scenes"} | ALWAYS),
         ("gnesf_core/evaluation/prior.py", "CONFIDENCE_BINS = 10",
          "CONFIDENCE_BINS = 11", JUDGED),
         ("gnesf_core/training/loop.py", "** 0.9", "** 0.95", TRAINED | LEARNED),
@@ -257,6 +260,9 @@ def test_a_damaged_scan_fails_alone_and_is_named(changed):
         ("matching: class\n", "matching: clas\n", "clas"),
         ("      queries: 20\n", "      queries: 30\n", "30"),
         ("      image_width: 128\n", "      image_width: 130\n", "130"),
+        ("headline: [oracle,", "headline: [orcale,", "orcale"),
+        ("  table2: {gnesf: Ours", "  table2: {gnsef: Ours", "gnsef"),
+        ("  table2: {", "  table5: {", "table5"),
     ],
 )
 def test_a_typo_in_the_config_is_refused_by_name(tree, old, new, message):
@@ -264,6 +270,25 @@ def test_a_typo_in_the_config_is_refused_by_name(tree, old, new, message):
     done = tree.snakemake("-n", check=False)
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        (["framse"], "framse"),
+        (["results/synthrooms/fields/gnsef/scene0032_00.ply"], "'gnsef'"),
+        (["--config", "key_angel_deg=10"], "key_angel_deg"),
+        (["--configfile", "config/scanet.yaml"], "config/scanet.yaml"),
+        (["--configfile", "config/captures.yaml"], "resources/captures: expected"),
+        (["--configfile", "config/scannet.yaml"], "scannetv2_train.txt: expected"),
+    ],
+)
+def test_a_typo_on_the_command_line_or_missing_data_is_named(tree, typed, named):
+    done = tree.snakemake("-n", *typed, check=False)
+    assert done.returncode != 0
+    lines = (done.stdout + done.stderr).splitlines()
+    # The echo of what was typed does not count.
+    assert any(named in line for line in lines if "Command:" not in line)
 
 
 def test_a_hostile_scene_list_is_refused_before_anything_runs(tree):
@@ -320,35 +345,18 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
         assert set(definitions[definition]["required"]) == names
 
 
-def test_every_profile_and_overlay_parses(tree):
-    for overlay in ("config/scannet.yaml",):
-        raw = tree.root / "resources/scannet"
-        for number, split in enumerate(("train", "val", "test")):
-            raw.mkdir(parents=True, exist_ok=True)
-            (raw / f"scannetv2_{split}.txt").write_text(f"scene000{number}_00\n")
-            scan = raw / ("scans_test" if split == "test" else "scans")
-            scan = scan / f"scene000{number}_00" / f"scene000{number}_00"
-            scan.parent.mkdir(parents=True)
-            for end in (".sens", "_vh_clean_2.labels.ply", "_2d-label-filt.zip"):
-                scan.with_name(scan.name + end).touch()
-        (raw / "scannetv2-labels.combined.tsv").touch()
-        settings = yaml.safe_load((tree.root / overlay).read_text())
-        for start in (
-            settings["priors"]["mask2former"]["settings"]["start_from"],
-            settings["geometries"]["neucon"]["settings"]["encoder_weights"],
-        ):
-            (tree.root / start).parent.mkdir(parents=True, exist_ok=True)
-            (tree.root / start).touch()
-        # One training scene is less than the overlay wants to hold out.
-        (tree.root / "few.yaml").write_text(
-            "geometries: {neucon: {data: {held_out_scenes: 0}}}\n"
-            "fields: {gnesf: {data: {held_out_scenes: 0}}}\n"
-        )
-        jobs = tree.planned("--configfile", overlay, "few.yaml")
-        assert jobs["extract_frames"] == 3 and jobs["train_prior"] == 1
-        assert jobs["cache_prior"] == 3  # two of the validation scene: no noisy labels
-        assert jobs["train_sdf"] == jobs["train_semantics"] == 1
-        assert jobs["fuse_features"] == 4  # three of the validation scene
+def test_the_overlay_for_scannet_plans_everything(tree):
+    make_up_scannet(tree.root)
+    # One training scene is less than the overlay wants to hold out.
+    (tree.root / "few.yaml").write_text(
+        "geometries: {neucon: {data: {held_out_scenes: 0}}}\n"
+        "fields: {gnesf: {data: {held_out_scenes: 0}}}\n"
+    )
+    jobs = tree.planned("--configfile", "config/scannet.yaml", "few.yaml")
+    assert jobs["extract_frames"] == 3 and jobs["train_prior"] == 1
+    assert jobs["cache_prior"] == 3  # two of the validation scene: no noisy labels
+    assert jobs["train_sdf"] == jobs["train_semantics"] == 1
+    assert jobs["fuse_features"] == 4  # three of the validation scene
 
 
 @pytest.mark.slow
@@ -472,14 +480,64 @@ def test_a_killed_run_goes_on_with_the_same_command(tree):
     assert not list(tree.root.rglob("*.partial"))
 
 
-def test_the_report_is_one_file_that_needs_no_network(finished, tmp_path):
-    report = tmp_path / "report.html"
-    finished.snakemake("--report", report, *TINY)
+@pytest.fixture(scope="module")
+def report(finished, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    finished.snakemake("--report", path, *TINY)
+    return path
+
+
+def test_the_report_is_one_file_that_needs_no_network(report):
     text = report.read_text()
-    assert len(text) > 500_000
+    assert 500_000 < len(text) < 6_000_000
     assert '<script src="http' not in text
-    assert "Scenes" in text and "Summary" in text
+    assert "data:image/jpeg" in text and "data:image/png" not in text
+    for words in ("Scenes", "Summary", "all of val, worst first", "Scores in 3D, val"):
+        assert words in text
     assert "System Message" not in text  # a caption that docutils complains about
+
+
+@pytest.mark.skipif(chromium.PROGRAM is None, reason="no chromium on this machine")
+@pytest.mark.slow
+def test_a_phone_shows_the_report_offline(report, tmp_path):
+    with chromium.open_chromium(tmp_path) as browser:
+        browser.open(report, 390, 844, touch=True)
+        browser.wait("document.querySelector('.prose h2') !== null")
+        edges = browser.value(
+            "[...document.querySelectorAll('.prose :is(p, h2)')].flatMap(text => {"
+            "const { left, right } = text.getBoundingClientRect();"
+            "return [left, right]; })"
+        )
+        assert len(edges) > 10 and min(edges) >= 0 and max(edges) <= 390
+        table = browser.value("document.querySelector('.prose table').innerText")
+        assert "gnesf-mesh" in table and "mIoU" in table
+        shows = "app.setView({content: 'html', contentPath: results['%s'].data_uri})"
+        name = "results/synthrooms/fields/gnesf-mesh/scene0001_00.html"
+        browser.value(shows % name)
+        # A page within a page keeps to itself: only its drawing tells that it works.
+        deadline = time.monotonic() + chromium.PATIENCE_S
+        while (np.ptp(browser.picture(), axis=-1) > 50).sum() < 5000:
+            assert time.monotonic() < deadline, "nothing in colour was drawn"
+        assert {url.split(":")[0] for url in browser.requested} <= {"file", "data"}
+        assert browser.complaints == []
+
+
+@pytest.mark.skipif(
+    shutil.which("sinfo") is not None
+    and subprocess.run(["sinfo"], capture_output=True).returncode == 0,
+    reason="there is a Slurm here",
+)
+def test_a_cluster_profile_without_a_cluster_says_so_at_once(tree):
+    done = tree.snakemake(
+        "--workflow-profile",
+        "profiles/slurm",
+        "frames",
+        *TINY,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "expected a Slurm that answers here" in done.stdout + done.stderr
 
 
 def test_the_catalog_finds_the_workflow_in_its_folder(finished):

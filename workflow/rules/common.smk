@@ -7,20 +7,24 @@ import shlex
 import sys
 from types import SimpleNamespace
 
-from snakemake.utils import validate
+import yaml
+from snakemake.dag import DAG
 
 ROOT = Path(workflow.current_basedir).parent.parent
 sys.path.insert(0, str(ROOT / "workflow"))
 
+from chunks import check_each_group_once, deal_out
 from code_digest import CodeDigest
+from config_errors import check_config
 from recipes import FIELD_PARTS, resolve_all
-from scenes import capture_file, deal_out, evenly_spread, read_splits
+from scenes import capture_file, evenly_spread, read_splits
 
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 try:
     resolve_all(config)
+    check_config(config, SCHEMA)
 except ValueError as error:
     raise WorkflowError(str(error)) from None
-validate(config, str(ROOT / "workflow" / "schemas" / "config.schema.yaml"))
 
 DATASET = config["dataset"]
 if DATASET not in config["datasets"]:
@@ -178,11 +182,14 @@ def raw_scan(wildcards):
     return raw(wildcards, ".sens")
 
 
+check_each_group_once(DAG)
+
+
 @functools.cache
 def chunk_of_scene():
-    """Deal the scenes into jobs of about equal length, by the sizes of their files.
+    """Deal the scenes of each split into jobs of about equal length, by their files' sizes.
 
-    These grow with the number of frames that they keep, or of raw ones.
+    These grow with the number of frames that were kept, or of raw ones.
     """
     for name in (lambda scene: f"results/{DATASET}/frames/{scene}.h5", raw_scan_of):
         try:
@@ -192,7 +199,13 @@ def chunk_of_scene():
         break
     else:
         sizes = dict.fromkeys(SCENES, 1)
-    return deal_out(sizes, config["chunks"]["scenes"])
+    return {
+        scene: f"{split}{number:03d}"
+        for split, scenes in SPLITS.items()
+        for scene, number in deal_out(
+            {scene: sizes[scene] for scene in scenes}, config["chunks"]["scenes"]
+        ).items()
+    }
 
 
 def raw_scan_of(scene):
@@ -210,7 +223,7 @@ def chunk(rule):
             return None
         apart = ("dataset", "scene")
         recipe = [value for key, value in wildcards.items() if key not in apart]
-        name = "-".join([rule, *recipe, f"{chunk_of_scene()[wildcards.scene]:04d}"])
+        name = "-".join([rule, *recipe, chunk_of_scene()[wildcards.scene]])
         # Jobs of one name are submitted as one: `group-components` has `chunk` for all
         # the names that are noted here.
         workflow.parent_groupids[name] = "chunk"
@@ -277,7 +290,9 @@ class Recipes:
         self.section, self.wildcard, self.folder = section, wildcard, folder
 
     def __call__(self, wildcards):
-        return config[self.section][getattr(wildcards, self.wildcard)]
+        name = getattr(wildcards, self.wildcard)
+        check_name("the file asked for", name, self.section)
+        return config[self.section][name]
 
     def module(self, wildcards):
         return self(wildcards)["module"]
@@ -381,7 +396,7 @@ for section, names in (
 PRIOR_RESULTS = (
     results("tables/priors_{split}.{kind}", split=PRIOR_SPLITS, kind=["md", "html"])
     + results(
-        "figures/priors/{prior}/{scene}.png",
+        "figures/priors/{prior}/{scene}.jpg",
         prior=PRIORS,
         scene=PICTURED if PRIOR_SPLITS else [],
     )
@@ -392,7 +407,7 @@ GEOMETRY_RESULTS = (
     results(
         "tables/geometries_{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]
     )
-    + results("figures/geometry/{scene}.png", scene=PICTURED if SCORED_SPLITS else [])
+    + results("figures/geometry/{scene}.jpg", scene=PICTURED if SCORED_SPLITS else [])
     + results(
         "figures/geometry/{geometry}/training.svg",
         geometry=geometry.trained(GEOMETRIES),
@@ -405,10 +420,11 @@ FIELD_RESULTS = (
     results("fields/{field}/{scene}.ply", field=HEADLINE, scene=SHOWN)
     + results("tables/{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"])
     + results("figures/{split}_classes.svg", split=SCORED_SPLITS)
-    + results("figures/scenes/{scene}.png", scene=PICTURED if SCORED_SPLITS else [])
+    + results("tables/{split}_scenes.html", split=SCORED_SPLITS)
+    + results("figures/scenes/{scene}.jpg", scene=PICTURED if SCORED_SPLITS else [])
     + results("figures/fields/{field}/training.svg", field=field.trained(HEADLINE))
     + results(
-        "figures/fields/{field}/{scene}.png",
+        "figures/fields/{field}/{scene}.jpg",
         field=[name for name in PAGED if learns(config["fields"][name])],
         scene=PICTURED if SCORED_SPLITS else [],
     )

@@ -62,6 +62,37 @@ rule summarize:
         " --markdown {output.markdown:q} --html {output.html:q} > {log:q} 2>&1"
 
 
+rule rank_scenes:
+    input:
+        scores=split_scores,
+        pictures=results("figures/scenes/{scene}.jpg", scene=PICTURED),
+    output:
+        report(
+            "results/{dataset}/tables/{split}_scenes.html",
+            caption="../report/scenes.rst",
+            category="Scenes",
+            labels={"scene": "all of {split}, worst first"},
+        ),
+    log:
+        "results/{dataset}/logs/rank_scenes/{split}.log",
+    benchmark:
+        "results/{dataset}/benchmarks/rank_scenes/{split}.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        *code("rank_scenes"),
+        field=PAGED,
+        plain=votes_alike(HEADLINE),
+    message:
+        "Ordering the scenes of {wildcards.split} from worst to best"
+    shell:
+        "python -m stages.rank_scenes --scores {input.scores:q}"
+        " --pictures {input.pictures:q} --dataset {wildcards.dataset:q}"
+        " --split {wildcards.split:q} --field {params.field:q}"
+        " --plain {params.plain:q} --out {output:q} > {log:q} 2>&1"
+
+
 rule summarize_views:
     input:
         view_scores,
@@ -168,6 +199,11 @@ rule describe_run:
         PRIOR_RESULTS,
         GEOMETRY_RESULTS,
         FIELD_RESULTS,
+        results(
+            "fields/{field}/{scene}.json",
+            field=HEADLINE,
+            scene=SHOWN if SCORED_SPLITS else [],
+        ),
     output:
         markdown="results/{dataset}/tables/run.md",
         html=report(
@@ -177,6 +213,7 @@ rule describe_run:
             labels={"table": "time, memory, disk, versions, configuration"},
         ),
         costs="results/{dataset}/tables/costs.csv",
+        front="results/{dataset}/tables/front.html",
     log:
         "results/{dataset}/logs/describe_run.log",
     benchmark:
@@ -187,13 +224,19 @@ rule describe_run:
     params:
         *code("describe_run"),
         folder="results/{dataset}",
-        config=json.dumps(config),
+        # Not as it stands: what is in braces there is no wildcard.
+        config=lambda wildcards: json.dumps(config),
+        scenes=json.dumps({split: len(scenes) for split, scenes in SPLITS.items()}),
+        split=" ".join(f"--split {split}" for split in SCORED_SPLITS),
+        judged=SHOWN if SCORED_SPLITS else [],
     message:
-        "Telling what it cost and what it was made with"
+        "Telling what came of it, what it cost and what it was made with"
     shell:
         "python -m stages.describe_run --results {params.folder:q}"
-        " --config {params.config:q} --costs {output.costs:q}"
-        " --markdown {output.markdown:q} --html {output.html:q} > {log:q} 2>&1"
+        " --config {params.config:q} --scenes {params.scenes:q}"
+        " {params.split} --judged {params.judged:q} --costs {output.costs:q}"
+        " --markdown {output.markdown:q} --html {output.html:q}"
+        " --front {output.front:q} > {log:q} 2>&1"
 
 
 rule plot_classes:
@@ -232,7 +275,7 @@ rule plot_scene:
         truth=raw_mesh_labels,
     output:
         report(
-            "results/{dataset}/figures/scenes/{scene}.png",
+            "results/{dataset}/figures/scenes/{scene}.jpg",
             caption="../report/scene.rst",
             category="Scenes",
             labels={"scene": "{scene}"},
@@ -263,7 +306,7 @@ rule plot_field:
         truth=raw_mesh_labels,
     output:
         report(
-            "results/{dataset}/figures/fields/{field}/{scene}.png",
+            "results/{dataset}/figures/fields/{field}/{scene}.jpg",
             caption="../report/field.rst",
             category="Fields",
             labels={"field": "{field}", "scene": "{scene}"},

@@ -86,7 +86,7 @@ rule render_views:
     output:
         scores="results/{dataset}/fields/{field}/views/{scene}.json",
         picture=report(
-            "results/{dataset}/figures/views/{field}/{scene}.png",
+            "results/{dataset}/figures/views/{field}/{scene}.jpg",
             caption="../report/views.rst",
             category="Novel views",
             labels={"field": "{field}", "scene": "{scene}"},

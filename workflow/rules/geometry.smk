@@ -152,7 +152,7 @@ rule plot_geometry:
         truth=raw_mesh_labels,
     output:
         report(
-            "results/{dataset}/figures/geometry/{scene}.png",
+            "results/{dataset}/figures/geometry/{scene}.jpg",
             caption="../report/geometry.rst",
             category="Geometry",
             labels={"scene": "{scene}"},

@@ -201,6 +201,15 @@ def split_scores(wildcards):
     )
 
 
+def votes_alike(fields):
+    """Name the fields whose views count alike: they show what the prior alone gives."""
+    return [
+        name
+        for name in fields
+        if config["fields"][name]["settings"].get("vote") == "mean"
+    ]
+
+
 def view_scores(wildcards):
     """Name the 2D scores of the headline's fields that can be rendered."""
     return expand(

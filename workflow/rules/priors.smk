@@ -148,7 +148,7 @@ rule plot_prior:
         frames="results/{dataset}/frames/{scene}.h5",
     output:
         report(
-            "results/{dataset}/figures/priors/{prior}/{scene}.png",
+            "results/{dataset}/figures/priors/{prior}/{scene}.jpg",
             caption="../report/prior.rst",
             category="Priors",
             labels={"prior": "{prior}", "scene": "{scene}"},

@@ -44,7 +44,8 @@ rule evaluation:
 rule figures:
     input:
         results("figures/{split}_classes.svg", split=SCORED_SPLITS),
-        results("figures/scenes/{scene}.png", scene=PICTURED if SCORED_SPLITS else []),
+        results("tables/{split}_scenes.html", split=SCORED_SPLITS),
+        results("figures/scenes/{scene}.jpg", scene=PICTURED if SCORED_SPLITS else []),
 
 
 # The tables of the paper, ours beside the published figures.
