@@ -5,7 +5,7 @@ import json
 import os
 import platform
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -33,27 +33,22 @@ def main(
     results: Path,
     config: dict[str, Any],
     scenes: dict[str, int],
-    judged: list[str],
+    judged: dict[str, list[str]],
     costs: Path,
     markdown: Path,
     html: Path,
     front: Path,
-    split: str = "",
 ) -> None:
     """Read what Snakemake measured of every job, `results/benchmarks`, and add it up.
 
     `config` is the whole configuration, `scenes` the number in each split, `judged` the
-    names of those of `split`, if they have scores. Costs are those of the jobs whose
+    names of those of splits that have scores. Costs are those of the jobs whose
     measurements are there: what was not made again is counted by its last run. `front`
     is a part of the report's first page.
     """
-    fields = results / "fields"
-    rows = [
-        read_json(fields / field / f"{scene}.json")
-        for field in config["headline"]
-        for scene in judged
-    ]
-    write_text(front, tables.html_part([*_front(rows, split, config, scenes)]))
+    said = [*_quoted(results / "fields", config["headline"], judged)]
+    said += _about(config, scenes, bool(judged))
+    write_text(front, tables.html_part(said))
     lines = sorted(_costs(results / "benchmarks"), key=lambda line: -line["wall_s"])
     blocks = [
         Block(
@@ -90,19 +85,27 @@ def main(
     )
 
 
-def _front(
-    rows: list[dict[str, Any]],
-    split: str,
-    config: dict[str, Any],
-    scenes: Mapping[str, int],
+def _quoted(
+    folder: Path, fields: Sequence[str], judged: Mapping[str, Sequence[str]]
 ) -> Iterator[Block]:
-    """Yield the table one would quote, and what it is about."""
-    if rows:
+    """Yield the table that one would quote of each split."""
+    for split, scenes in judged.items():
+        rows = [
+            read_json(folder / field / f"{scene}.json")
+            for field in fields
+            for scene in scenes
+        ]
         yield summary.headline_block(rows, split)
+
+
+def _about(
+    config: dict[str, Any], scenes: Mapping[str, int], judged: bool
+) -> Iterator[Block]:
+    """Yield what was run, and by which fields."""
     counts = [f"{count} {name}" for name, count in scenes.items() if count]
     yield Block(
         "What was run",
-        "" if rows else "No scene has labels that its fields could be judged by.",
+        "" if judged else "No scene has labels that its fields could be judged by.",
         ["what", "which"],
         [
             ["data set", config["dataset"]],

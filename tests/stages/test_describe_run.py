@@ -58,9 +58,9 @@ def described(tmp_path, rows=()):
     outputs = [tmp_path / name for name in names]
     for row in rows:
         write_json(results / "fields" / row["field"] / f"{row['scene']}.json", row)
-    judged = sorted({row["scene"] for row in rows})
+    judged = {"val": sorted({row["scene"] for row in rows})} if rows else {}
     scenes = {"train": 3, "val": 4, "test": 0}
-    describe_run.main(results, CONFIG, scenes, judged, *outputs, split="val")
+    describe_run.main(results, CONFIG, scenes, judged, *outputs)
     return outputs
 
 

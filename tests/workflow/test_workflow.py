@@ -376,6 +376,7 @@ def test_a_capture_becomes_a_labelled_mesh_by_weights_from_elsewhere(changed):
     low, high = np.percentile(mesh.vertices_world[:, 2], [1, 99])
     assert abs(low) < 0.1 and 1 < high < 4
     assert (results / "fields/gnesf-mesh/den.html").exists()
+    assert "mIoU" not in (results / "tables/front.html").read_text()
     assert changed.planned(*overlay) == {}
     assert weights.stat().st_mtime_ns == before
 

@@ -227,14 +227,13 @@ rule describe_run:
         # Not as it stands: what is in braces there is no wildcard.
         config=lambda wildcards: json.dumps(config),
         scenes=json.dumps({split: len(scenes) for split, scenes in SPLITS.items()}),
-        split=" ".join(f"--split {split}" for split in SCORED_SPLITS),
-        judged=SHOWN if SCORED_SPLITS else [],
+        judged=json.dumps({split: SPLITS[split] for split in SCORED_SPLITS}),
     message:
         "Telling what came of it, what it cost and what it was made with"
     shell:
         "python -m stages.describe_run --results {params.folder:q}"
         " --config {params.config:q} --scenes {params.scenes:q}"
-        " {params.split} --judged {params.judged:q} --costs {output.costs:q}"
+        " --judged {params.judged:q} --costs {output.costs:q}"
         " --markdown {output.markdown:q} --html {output.html:q}"
         " --front {output.front:q} > {log:q} 2>&1"
 
