@@ -24,7 +24,7 @@ from gnesf_core.viz.picture import Viewpoint
 from stages.cli import run
 from stages.plot_style import plt, write_figure
 
-SIZE = (480, 360)
+SIZE = (400, 300)  # hardly more than is shown
 WIDTH_INCHES, DPI = 4.2, 84  # of a picture
 ROWS = (
     "surface",

@@ -11,7 +11,7 @@ from gnesf_core.viz import picture
 from stages.cli import run
 from stages.plot_style import class_legend, plt, write_figure
 
-SIZE = (640, 480)
+SIZE = (400, 300)  # hardly more than is shown
 WIDTH_INCHES, DPI = 4.2, 88  # of a picture
 # Points: read on pages that are narrower than the figure by half.
 TITLE, LEGEND = 20, 18
