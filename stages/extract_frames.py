@@ -39,7 +39,7 @@ def main(
         source = open_scan(format, scan)
         stack.callback(source.close)
         inputs = {"scan": source.sha256()}
-        for warning in getattr(source, "warnings", ()):
+        for warning in source.warnings:
             log.warning("%s", warning)
         label_source = None
         if labels is not None and label_map is not None:

@@ -6,7 +6,6 @@ distortion: pictures that fit these are handed out as they are, others are resam
 """
 
 import functools
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from typing import NoReturn
 import numpy as np
 
 from gnesf_core.data import images
-from gnesf_core.data.bounded import read_bounded
 from gnesf_core.data.scan import CaptureWorld, ScanInfo
+from gnesf_core.data.watched import WatchedFiles
 from gnesf_core.errors import BadInput
 from gnesf_core.geometry import lens as lenses
 from gnesf_core.geometry.lens import Lens
@@ -25,7 +24,6 @@ from gnesf_core.shapes import Float32, Float64, Int64, UInt8, UInt16
 
 MAX_IMAGES = 100_000
 ENCODINGS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
-_MAX_IMAGE_BYTES = 64 << 20
 _LEAST_COVERED = 0.9  # of the scan's camera that every picture has to fill
 _JPEG_QUALITY = 95
 _EVERY = 8  # pixels between those whose place in a bent picture is computed
@@ -112,7 +110,7 @@ class PosedImages:
             color_encoding=encoding,
             depth_encoding="png",
         )
-        self._stamps = {path: _stamp(path) for path in self._files()}
+        self._files = _watched(capture)
 
     def move(self, world: CaptureWorld) -> None:
         """Express the poses in the upright world, in metres."""
@@ -127,10 +125,10 @@ class PosedImages:
         encoding = _encoding(image.color)
         fits = _fits(image.lens, self._pinhole)
         if fits and encoding == self.info.color_encoding:
-            return _read(image.color)
+            return self._files.read(image.color)
         size = image.lens.width, image.lens.height
         where = (image.color, "picture")
-        rgb = images.decode_color(_read(image.color), encoding, *size, where)
+        rgb = images.decode_color(self._files.read(image.color), encoding, *size, where)
         if not fits:
             rgb = _resampled(rgb, image.lens, self._pinhole, smooth=True)
         if self.info.color_encoding == "png":
@@ -155,7 +153,7 @@ class PosedImages:
     def depth_bytes(self, index: int) -> bytes:
         """Return the depth file's bytes; empty where there is none."""
         path = self._images[index].depth
-        return b"" if path is None else _read(path)
+        return b"" if path is None else self._files.read(path)
 
     def decode_depth(self, index: int) -> UInt16[np.ndarray, "h w"]:
         """Return the depth image in the capture's units; 0 and 65535 mean none."""
@@ -163,7 +161,7 @@ class PosedImages:
         if image.depth is None or image.depth_lens is None:
             raise ValueError(f"frame {index} has no depth")
         size = image.depth_lens.width, image.depth_lens.height
-        data = _read(image.depth)
+        data = self._files.read(image.depth)
         depth = images.decode_png16(data, *size, (image.depth, "depth image"))
         if self._depth_pinhole is None or _fits(image.depth_lens, self._depth_pinhole):
             return depth
@@ -171,28 +169,24 @@ class PosedImages:
 
     def sha256(self) -> str:
         """Return the digest of all files, names included."""
-        digest = hashlib.sha256()
-        root = self.capture.folder.resolve()
-        for path in self._files():
-            data = _read(path)
-            name = path.resolve().relative_to(root).as_posix()
-            digest.update(f"{name} {len(data)}\n".encode())
-            digest.update(data)
-        return digest.hexdigest()
+        return self._files.sha256()
 
     def check_unchanged(self) -> None:
         """Refuse the folder if a file changed since it was opened."""
-        for path, stamp in self._stamps.items():
-            if _stamp(path) != stamp:
-                _fail(path, "file", "the file as it was at first", "a changed one")
+        self._files.check_unchanged()
 
     def close(self) -> None:
         """Release the files; none is kept open."""
 
-    def _files(self) -> list[Path]:
-        pictures = [image.color for image in self._images]
-        depths = [image.depth for image in self._images if image.depth is not None]
-        return [*self.capture.files, *pictures, *depths]
+
+def _watched(capture: Capture) -> WatchedFiles:
+    """Watch all files of a capture, by their names in its folder."""
+    pictures = [image.color for image in capture.images]
+    depths = [image.depth for image in capture.images if image.depth is not None]
+    root = capture.folder.resolve()
+    paths = [*capture.files, *pictures, *depths]
+    names = {path.resolve().relative_to(root).as_posix(): path for path in paths}
+    return WatchedFiles(names, _REMEDY)
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -349,18 +343,6 @@ def _encoding(path: Path) -> str:
         found=kind or "none of these",
         remedy="convert the pictures to JPEG or PNG and correct their names",
     )
-
-
-def _read(path: Path) -> bytes:
-    return read_bounded(path, _MAX_IMAGE_BYTES, _REMEDY)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        about = path.stat()
-    except OSError as error:
-        _fail(path, "file", "a file of the capture", error)
-    return about.st_size, about.st_mtime_ns
 
 
 def _fail(path: Path, place: str, expected: str, found: object) -> NoReturn:

@@ -4,9 +4,9 @@ One camera renders everything: 90 degrees of horizontal view, no distortion, the
 principal point in the middle of the image.
 """
 
-import hashlib
 import re
 import struct
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,11 +19,11 @@ from gnesf_core.data.images import (
     decode_png16,
 )
 from gnesf_core.data.scan import ScanInfo
+from gnesf_core.data.watched import WatchedFiles
 from gnesf_core.errors import BadInput
 from gnesf_core.shapes import Float64, UInt8, UInt16
 
 _MAX_TRAJECTORY_BYTES = 64 << 20
-_MAX_IMAGE_BYTES = 64 << 20
 _TRAJECTORY = "traj_w_c.txt"
 _FOLDERS = ("rgb", "depth", "semantic_class")
 _MILLIMETRES_PER_METRE = 1000.0
@@ -41,13 +41,15 @@ class ReplicaScan:
 
     info: ScanInfo
     world_from_camera: Float64[np.ndarray, "frames 4 4"]
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         self._folder = Path(folder)
         self.world_from_camera = _read_trajectory(self._folder / _TRAJECTORY)
         self._images = {name: self._list(name) for name in _FOLDERS}
-        images = [path for paths in self._images.values() for path in paths]
-        self._stamps = {path: _stamp(path) for path in images}
+        paths = [self._folder / _TRAJECTORY, *chain(*self._images.values())]
+        names = {path.relative_to(self._folder).as_posix(): path for path in paths}
+        self._files = WatchedFiles(names, _REMEDY)
         width, height = self._common_size()
         focal = width / 2  # half the image is seen under 45 degrees
         intrinsics = np.array(
@@ -69,7 +71,7 @@ class ReplicaScan:
 
     def color_bytes(self, index: int) -> bytes:
         """Return the encoded colour image, untouched."""
-        return read_bounded(self._images["rgb"][index], _MAX_IMAGE_BYTES, _REMEDY)
+        return self._files.read(self._images["rgb"][index])
 
     def decode_color(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Return the colour image as RGB."""
@@ -79,7 +81,7 @@ class ReplicaScan:
 
     def depth_bytes(self, index: int) -> bytes:
         """Return the encoded depth image, untouched."""
-        return read_bounded(self._images["depth"][index], _MAX_IMAGE_BYTES, _REMEDY)
+        return self._files.read(self._images["depth"][index])
 
     def decode_depth(self, index: int) -> UInt16[np.ndarray, "h w"]:
         """Return the depth image in millimetres; 0 and 65535 mean no depth."""
@@ -94,7 +96,7 @@ class ReplicaScan:
         if not self._images["semantic_class"]:
             _fail(self._folder, "semantic_class", "a folder of class images", "none")
         path = self._images["semantic_class"][index]
-        data = read_bounded(path, _MAX_IMAGE_BYTES, _REMEDY)
+        data = self._files.read(path)
         _, _, bits = _png_header(path, data)
         decode = decode_png16 if bits == 16 else decode_png8
         size = (self.info.color_width, self.info.color_height)
@@ -102,22 +104,11 @@ class ReplicaScan:
 
     def sha256(self) -> str:
         """Return the digest of the trajectory and of all images, names included."""
-        digest = hashlib.sha256()
-        paths = [self._folder / _TRAJECTORY]
-        for images in self._images.values():
-            paths.extend(images)
-        for path in paths:
-            data = read_bounded(path, _MAX_IMAGE_BYTES, _REMEDY)
-            name = path.relative_to(self._folder).as_posix()
-            digest.update(f"{name} {len(data)}\n".encode())
-            digest.update(data)
-        return digest.hexdigest()
+        return self._files.sha256()
 
     def check_unchanged(self) -> None:
-        """Refuse the folder if an image changed since it was opened."""
-        for path, stamp in self._stamps.items():
-            if _stamp(path) != stamp:
-                _fail(path, "file", "the file as it was at first", "a changed one")
+        """Refuse the folder if a file changed since it was opened."""
+        self._files.check_unchanged()
 
     def close(self) -> None:
         """Release the files; none is kept open."""
@@ -150,7 +141,7 @@ class ReplicaScan:
         sizes = {}
         for images in self._images.values():
             if images:
-                data = read_bounded(images[0], _MAX_IMAGE_BYTES, _REMEDY)
+                data = self._files.read(images[0])
                 sizes[images[0]] = _png_header(images[0], data)[:2]
         first = next(iter(sizes.values()))
         for path, size in sizes.items():
@@ -168,11 +159,6 @@ def _png_header(path: Path, data: bytes) -> tuple[int, int, int]:
     if len(data) < 26 or data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
         _fail(path, "image", "a PNG image", f"bytes starting {data[:8].hex()}")
     return struct.unpack_from(">IIB", data, 16)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    about = path.stat()
-    return about.st_size, about.st_mtime_ns
 
 
 def _read_trajectory(path: Path) -> Float64[np.ndarray, "frames 4 4"]:

@@ -4,6 +4,7 @@ A scan is read-only. Poses and bytes are handed out as they stand in the files; 
 frames are usable is decided once, by `extract_frames`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -58,6 +59,7 @@ class Scan(Protocol):
 
     info: ScanInfo
     world_from_camera: Float64[np.ndarray, "frames 4 4"]  # as stored: may be -inf
+    warnings: Sequence[str]  # of what was left out or looks strange, so far
 
     def color_bytes(self, index: int) -> bytes:
         """Return the encoded colour image, untouched; empty where there is none."""
