@@ -107,10 +107,11 @@ def test_scenes_go_as_an_array_where_that_is_asked_for(slurm, tree):
     (tree.root / "cluster.yaml").write_text(
         json.dumps(SETTINGS | {"chunks": {"scenes": 1}})
     )
-    before = len(slurm.jobs())
+    before = {job["arrayjobid"] for job in slurm.jobs()}
     run = start(tree, "frames", *PROFILE, "--slurm-array-jobs", "extract_frames")
     assert run.wait(400) == 0, (tree.root / "run.log").read_text()
-    jobs = [job for job in slurm.jobs()[before:] if "extract_frames" in job["comment"]]
+    new = [job for job in slurm.jobs() if job["arrayjobid"] not in before]
+    jobs = [job for job in new if "extract_frames" in job["comment"]]
     # Those that were ready at the same time: the plugin does not wait for the last.
     assert len(jobs) == 4 and len({job["arrayjobid"] for job in jobs}) < 4
 

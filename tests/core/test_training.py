@@ -64,6 +64,21 @@ def settings(**changes):
     return dataclasses.replace(CONFIG, **changes)
 
 
+def raise_and_wait(number):
+    """Let a signal be heard before the next one, with which it would count as one.
+
+    Samples are made beside the main thread, which hears between two operations; on its
+    first Ctrl-C a training gives the handler back that was there before.
+    """
+    handler = signal.getsignal(number)
+    signal.raise_signal(number)
+    deadline = time.monotonic() + 30
+    while number == signal.SIGINT and handler is not signal.default_int_handler:
+        if signal.getsignal(number) is not handler or time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
+
+
 class Points:
     """Noisy values of a function; something may happen at one of the samples."""
 
@@ -83,9 +98,7 @@ class Points:
             elif self.event == "crash":
                 raise OSError("the disk is gone")
             for name in self.event.split() if self.event.isupper() else ():
-                # Handled before the next: signals that are sent to a process may meet.
-                signal.raise_signal(getattr(signal, name))
-                time.sleep(0.05)  # two at once would count as one
+                raise_and_wait(getattr(signal, name))
         return {"name": f"scene{number // 10}/{number % 10}", "x": x, "y": y}
 
 
