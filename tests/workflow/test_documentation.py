@@ -219,7 +219,7 @@ def test_no_command_is_of_a_kind_that_nobody_tries():
 @pytest.mark.parametrize("command", plans(), ids=lambda command: command.text)
 def test_snakemake_has_a_plan_for_every_command(tree, command, tmp_path):
     words = [word.replace("/tmp/", f"{tmp_path}/") for word in command.words]
-    planned(tree, *words)
+    assert planned(tree, *words)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,9 @@ def test_python_accepts_the_options(monkeypatch, capsys, command):
 def test_tensorboard_accepts_the_options(command):
     from tensorboard.program import TensorBoard
 
-    TensorBoard().configure(list(command.words))
+    program = TensorBoard()
+    program.configure(list(command.words))
+    assert program.flags.logdir
 
 
 # What each kind is laid over; Replica's is tried in tests/workflow/test_workflow.py.
@@ -311,7 +313,7 @@ def test_settings_that_a_page_shows_are_accepted(tree, kind):
     for number, block in enumerate(settings_shown()[kind]):
         files.append(f"shown-{kind}-{number}.yaml")
         (tree.root / files[-1]).write_text(block)
-    planned(tree, "--configfile", *files)
+    assert planned(tree, "--configfile", *files)
 
 
 def ids(paths):
