@@ -39,6 +39,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/priors.smk"
 include: "workflow/rules/geometry.smk"
 include: "workflow/rules/fields.smk"
+include: "workflow/rules/views.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/targets.smk"
 

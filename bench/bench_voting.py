@@ -35,12 +35,14 @@ from gnesf_core.fields import sources as field_sources
 from gnesf_core.fields.encoding import Encoding, sample_encoding
 from gnesf_core.fields.network import Evidence, GnesfNetwork, Scene
 from gnesf_core.fields.occlusion import hidden
-from gnesf_core.fields.rays import Rays, composite, sample_rays
-from gnesf_core.fields.sources import Sources
+from gnesf_core.fields.rays import sample_rays
 from gnesf_core.geometry import camera
 from gnesf_core.geometry.distance_field import DistanceField
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.nets.mnasnet import STRIDES
+from gnesf_core.rendering.compositing import composite
+from gnesf_core.rendering.rays import Rays
+from gnesf_core.rendering.sources import Sources
 from gnesf_core.training.loop import moved
 
 ROOM_M, VOXEL_M, TRUNCATION_M = (6.0, 5.0, 2.6), 0.04, 0.12

@@ -267,11 +267,97 @@ class RayDataConfig:
 
 
 @dataclass(frozen=True)
+class SourceViewsConfig:
+    """What a method of view synthesis looks at, beside the rays that it renders."""
+
+    frames: str  # keys, views or kept frames (both)
+    views: int  # so many of them, the nearest useful ones
+    overlap: float  # share of the target's frustum that a useful one has in sight
+    image_width: int  # they are resized to it
+    image_height: int
+
+
+@dataclass(frozen=True)
+class IbrnetConfig:
+    """IBRNet, and what can be said of classes by it."""
+
+    semantics: str  # nothing, predicted (a head on it) or voted (the prior's maps)
+    encoder_blocks: list[int]  # residual blocks of each stage
+    encoder_widths: list[int]  # channels of each stage
+    features: int  # channels of a pass's picture features
+    mask: str  # whom attention leaves out: keys (who is asked), or queries (who asks)
+    near_m: float
+    far_m: float
+    coarse_samples: int
+    fine_samples: int
+    color_weight: float
+    semantic_weight: float
+
+
+@dataclass(frozen=True)
+class GnesfDensityConfig:
+    """The paper's field of densities: soft votes, an encoding volume, Eq. 7."""
+
+    encoder_blocks: list[int]  # residual blocks of each stage
+    encoder_widths: list[int]  # channels of each stage
+    features: int  # channels of F
+    volume: list[int]  # voxels across, down and along the target's view
+    volume_channels: int  # of M
+    widths: list[int]  # of the voting network's first layers
+    near_m: float
+    far_m: float
+    coarse_samples: int
+    fine_samples: int
+    color_weight: float
+    semantic_weight: float
+
+
+@dataclass(frozen=True)
+class SemanticNerfConfig:
+    """A scene learned by heart: colours, densities and classes of its points."""
+
+    layers: int
+    width: int
+    position_frequencies: int
+    direction_frequencies: int
+    density_noise: float  # while it learns, standard deviation
+    near_m: float
+    far_m: float
+    coarse_samples: int
+    fine_samples: int
+    color_weight: float
+    semantic_weight: float
+
+
+@dataclass(frozen=True)
+class ViewDataConfig:
+    """Which rays a method of view synthesis is trained on."""
+
+    scenes: int  # training scenes, evenly spread over their list; 0 = all
+    held_out_scenes: int  # of these, scenes that only choose the best weights
+    frames: str  # rays start in: keys, views or kept frames (both)
+    rays: int  # of one frame of one scene, per sample
+    exclude_target: bool  # whether the frame that rays start in is no source itself
+    labels: str  # truth, or prior: what classes are learned from
+
+
+@dataclass(frozen=True)
 class NovelViewsConfig:
     """Which frames fields render that they were not shown, and how finely."""
 
     frames: int  # of each scene, evenly spread
+    training_scenes: int  # that tables of "novel views" score, evenly spread
     width: int  # pixels of the rendered maps
+    height: int
+
+
+@dataclass(frozen=True)
+class FlightConfig:
+    """A film of a flight along the key frames, there and back."""
+
+    frames: int  # that are rendered, evenly timed
+    frames_per_second: float
+    width: int
     height: int
 
 

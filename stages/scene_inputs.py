@@ -1,17 +1,21 @@
 """Open a field and what it is asked about, for the stages that ask one."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from gnesf_core.config import NeuconConfig
+from gnesf_core.config import NeuconConfig, SourceViewsConfig
 from gnesf_core.data import store
+from gnesf_core.data.publish import sha256_of
+from gnesf_core.errors import BadInput
 from gnesf_core.fields.interface import Field, SceneInputs
-from stages.cli import settings
+from gnesf_core.training.weights import load_into
+from gnesf_core.views.rendering import Renderer
+from stages.cli import device_named, settings
 
 
 class OpenField(NamedTuple):
@@ -59,3 +63,69 @@ def scene_inputs(
         surface = geometry.volume().surface
         inputs = SceneInputs(kept, maps, surface, encoded, features, made_by)
         yield inputs, fingerprints
+
+
+class Segmenter(NamedTuple):
+    """A prior's network that segments what is rendered, as options of a stage."""
+
+    module: str
+    recipe: str
+    weights: Path | None
+
+
+class OpenRenderer(NamedTuple):
+    """A method that can be asked about a scene, and what its results say of it."""
+
+    renderer: Renderer
+    config: Any  # of the module's own kind
+    packages: tuple[str, ...]
+    inputs: dict[str, str]  # fingerprints, by role
+
+
+@contextmanager
+def open_renderer(
+    module: str,
+    recipe: str,
+    weights: Path,
+    sources: SourceViewsConfig,
+    frames: Path,
+    prior: Path | None,
+    segmenter: Segmenter,
+    device: str,
+) -> Iterator[OpenRenderer]:
+    """Yield the method of `gnesf_core.views.<module>`, and the files of a scene."""
+    where = device_named(device)
+    kind = importlib.import_module(f"gnesf_core.views.{module}")
+    config = settings(kind.Settings, recipe, "--recipe")
+    method = kind.build(config, {})
+    load_into(method, weights)
+    inputs = {"weights": sha256_of(weights)}
+    if "segmenter" in method.needs:
+        method.segmenter = _segment_by(segmenter, device)
+        inputs["segmenter"] = sha256_of(segmenter.weights)
+    with ExitStack() as stack:
+        kept, maps = stack.enter_context(store.Frames(frames)), None
+        inputs["frames"] = kept.fingerprint
+        if prior is not None:
+            maps = stack.enter_context(store.PriorMaps(prior, kept))
+            inputs["prior"] = maps.fingerprint
+        renderer = Renderer(method.to(where).eval(), kept, maps, sources, where)
+        yield OpenRenderer(renderer, config, kind.PACKAGES, inputs)
+
+
+def _segment_by(segmenter: Segmenter, device: str) -> Callable[[Any], Any]:
+    found = "none"
+    if segmenter.module and segmenter.weights is not None:
+        kind = importlib.import_module(f"gnesf_core.priors.{segmenter.module}")
+        config = settings(kind.Settings, segmenter.recipe, "--segmenter-recipe")
+        prior = kind.open_prior(config, segmenter.weights, device)
+        if hasattr(prior, "segment"):
+            return prior.segment
+        found = segmenter.module
+    raise BadInput(
+        "recipe",
+        "segmenter",
+        expected="a prior with a network that segments any picture",
+        found=found,
+        remedy="name another prior in the method's recipe",
+    )

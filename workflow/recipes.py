@@ -13,6 +13,13 @@ FIELD_PARTS = {
     "trained_as": "fields",
 }
 
+METHOD_PARTS = {
+    "prior": "priors",
+    "segmenter": "priors",
+    "trained_as": "methods",
+    "start": "methods",
+}
+_PARTS = {"fields": FIELD_PARTS, "methods": METHOD_PARTS}
 
 # Keys of a recipe that say what is learned, and from what.
 _LEARNING = {"training", "data", "folds", "trained_as", "training_prior",
@@ -22,37 +29,39 @@ _LEARNING = {"training", "data", "folds", "trained_as", "training_prior",
 def resolve_all(config: dict[str, Any]) -> None:
     """Resolve every section of a config, without what an overlay has dropped by null.
 
-    With a recipe go the fields that are made of it, and with a field its places in the
-    headline and in tables.
+    With a recipe go the fields and methods that are made of it, and with these their
+    places in the headline and in tables.
     """
     gone: dict[str, set[str]] = {}
-    for section in ("priors", "geometries", "fields"):
+    for section in ("priors", "geometries", "fields", "methods"):
         recipes = config.get(section) or {}
         gone[section] = {name for name, recipe in recipes.items() if recipe is None}
         config[section] = resolve(section, recipes)
-    fields = config["fields"]
-    while orphans := {name for name in fields if _lost_a_part(fields[name], gone)}:
-        gone["fields"] |= orphans
-        fields = {name: fields[name] for name in fields if name not in orphans}
-    config["fields"] = fields
+    for section, parts in _PARTS.items():
+        own = config[section]
+        while orphans := {n for n in own if _lost_a_part(own[n], parts, gone)}:
+            gone[section] |= orphans
+            own = {name: own[name] for name in own if name not in orphans}
+        config[section] = own
     headline = config.get("headline") or []
     config["headline"] = [name for name in headline if name not in gone["fields"]]
     config["tables"] = {
         table: {
             name: label
             for name, label in rows.items()
-            if label is not None and name not in gone["fields"]
+            if label is not None and name not in gone["fields"] | gone["methods"]
         }
         for table, rows in (config.get("tables") or {}).items()
         if rows is not None
     }
 
 
-def _lost_a_part(recipe: Any, gone: Mapping[str, set[str]]) -> bool:
+def _lost_a_part(
+    recipe: Any, parts: Mapping[str, str], gone: Mapping[str, set[str]]
+) -> bool:
     if not isinstance(recipe, Mapping):
         return False  # the schema judges it
-    parts = FIELD_PARTS.items()
-    return any(recipe.get(part) in gone[section] for part, section in parts)
+    return any(recipe.get(part) in gone[section] for part, section in parts.items())
 
 
 def resolve(section: str, recipes: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,6 +91,9 @@ def _resolved(
     if isinstance(below, Mapping) and _LEARNING & own.keys():
         # It learns something of its own: what the other was given is not that.
         below = {key: value for key, value in below.items() if key != "weights"}
+    if isinstance(below, Mapping) and {"module", "settings"} <= own.keys():
+        # Another module's settings are none of its own.
+        below = {key: value for key, value in below.items() if key != "settings"}
     return _laid_over(below, own)
 
 

@@ -27,6 +27,7 @@ _MAX_TRAJECTORY_BYTES = 64 << 20
 _TRAJECTORY = "traj_w_c.txt"
 _FOLDERS = ("rgb", "depth", "semantic_class")
 _MILLIMETRES_PER_METRE = 1000.0
+_MISPLACED = 10 / 480  # of the height, by which released code has cy too small
 _REMEDY = (
     "use a whole folder of the Replica sequences that Semantic-NeRF offers, with"
     " traj_w_c.txt, rgb/rgb_0.png, depth/depth_0.png, semantic_class/..."
@@ -37,13 +38,17 @@ class ReplicaScan:
     """Random access to the frames of one rendered sequence; implements `Scan`.
 
     Class images are optional: a sequence without them can still be reconstructed.
+
+    `released_intrinsics` gives the camera of the released code of Semantic-Ray, GSNeRF
+    and GP-NeRF, whose cy is 229.5 instead of 239.5 at 640 x 480: wrong, and needed only
+    to repeat what they did. It is for colour and depth alike.
     """
 
     info: ScanInfo
     world_from_camera: Float64[np.ndarray, "frames 4 4"]
     warnings: tuple[str, ...] = ()
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, released_intrinsics: bool = False) -> None:
         self._folder = Path(folder)
         self.world_from_camera = _read_trajectory(self._folder / _TRAJECTORY)
         self._images = {name: self._list(name) for name in _FOLDERS}
@@ -52,8 +57,9 @@ class ReplicaScan:
         self._files = WatchedFiles(names, _REMEDY)
         width, height = self._common_size()
         focal = width / 2  # half the image is seen under 45 degrees
+        centre_v = (height - 1) / 2 - released_intrinsics * _MISPLACED * height
         intrinsics = np.array(
-            [[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]]
+            [[focal, 0, (width - 1) / 2], [0, focal, centre_v], [0, 0, 1]]
         )
         self.info = ScanInfo(
             path=self._folder,

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gnesf_core.data.rendered import View
 from gnesf_core.data.store import Frames
 from gnesf_core.errors import BadInput
 from gnesf_core.evaluation import semantics
 from gnesf_core.evaluation.prior import decide, image_scores
-from gnesf_core.fields.novel_views import View
 from gnesf_core.nets.pictures import frame_picture
 from gnesf_core.shapes import UInt8
 

@@ -12,14 +12,14 @@ import torch
 from gnesf_core.config import GnesfConfig, NeuconConfig
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.errors import BadInput
-from gnesf_core.fields.choice import frames_of_kind
 from gnesf_core.fields.encoding import check_channels, encoding_of, no_encoding
 from gnesf_core.fields.interface import UNSEEN_COLOR, Field, PointLabels, SceneInputs
 from gnesf_core.fields.network import UNLEARNED, Evidence, GnesfNetwork, Labels, Scene
-from gnesf_core.fields.sources import read_sources
 from gnesf_core.fields.voting import vote_weights
 from gnesf_core.geometry.distance_field import distance_field
 from gnesf_core.labels import IGNORE
+from gnesf_core.rendering.choice import frames_of_kind
+from gnesf_core.rendering.sources import read_sources
 from gnesf_core.shapes import Float, Float32
 from gnesf_core.training.loop import moved
 from gnesf_core.training.weights import load_into, read_weights

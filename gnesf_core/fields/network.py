@@ -17,16 +17,7 @@ from gnesf_core.config import GnesfConfig, NeuconConfig
 from gnesf_core.errors import BadInput
 from gnesf_core.fields.encoding import Encoding, sample_encoding
 from gnesf_core.fields.occlusion import hidden
-from gnesf_core.fields.rays import Rays, RaySamples, composite, sample_rays
-from gnesf_core.fields.sources import (
-    Pairs,
-    Sources,
-    nearest_pairs,
-    pairs_in_view,
-    said_by_prior,
-    said_in_color,
-    sample_maps,
-)
+from gnesf_core.fields.rays import RaySamples, sample_rays
 from gnesf_core.fields.voting import (
     DirectSemantics,
     PaperVote,
@@ -43,6 +34,17 @@ from gnesf_core.geometry.distance_field import (
 from gnesf_core.geometry.visibility import Occluders
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.nets.mnasnet import STRIDES, Pyramid
+from gnesf_core.rendering.compositing import composite
+from gnesf_core.rendering.rays import Rays
+from gnesf_core.rendering.sources import (
+    Pairs,
+    Sources,
+    nearest_pairs,
+    pairs_in_view,
+    said_by_prior,
+    said_in_color,
+    sample_maps,
+)
 from gnesf_core.shapes import Bool, Float, Float64, UInt8
 
 UNLEARNED = ("mean", "nearest")  # votes that have no weights

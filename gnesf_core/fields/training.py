@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from gnesf_core.config import RayDataConfig, TrainingConfig
 from gnesf_core.fields.network import GnesfNetwork, Rendered
-from gnesf_core.fields.samples import FieldSample, FieldSamples, Truth
+from gnesf_core.fields.samples import FieldSample, FieldSamples
 from gnesf_core.labels import IGNORE
+from gnesf_core.rendering.frame_samples import Truth
 from gnesf_core.shapes import Float
 from gnesf_core.training.distributed import mean_over_processes
 from gnesf_core.training.groups import parameter_groups

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from gnesf_core.fields.sources import Pairs
 from gnesf_core.fields.voting import PaperVote
 from gnesf_core.nets.mnasnet import STRIDES
 from gnesf_core.ops.compiled import compiled, inlined
 from gnesf_core.ops.layers_numba import OPTIONS, add_product, through_elu, to_elu
 from gnesf_core.ops.map_sampling_numba import corners
 from gnesf_core.ops.threads import on_threads
+from gnesf_core.rendering.sources import Pairs
 from gnesf_core.shapes import Float32
 
 _TILE = 256  # pairs, and those of the last point

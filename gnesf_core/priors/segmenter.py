@@ -83,10 +83,22 @@ class SegmenterPrior:
         """Yield class scores, batch by batch, while later frames are being decoded."""
         pictures = self._pictures(frames, start)
         while batch := list(itertools.islice(pictures, self._settings.batch)):
-            stacked = torch.stack(batch).to(self._device, non_blocking=True)
-            with torch.inference_mode(), self._mixed_precision():
-                scores = self._segmenter.class_scores(stacked)
-            yield from scores.float().cpu().numpy()
+            yield from self._class_scores(torch.stack(batch))
+
+    def segment(
+        self, picture: UInt8[np.ndarray, "h w 3"]
+    ) -> Float32[np.ndarray, "classes mh mw"]:
+        """Return the class scores of any picture, such as a rendered one."""
+        size = self._settings.image_width, self._settings.image_height
+        return self._class_scores(resize_picture(picture, *size)[None])[0]
+
+    def _class_scores(
+        self, pictures: UInt8[Tensor, "b 3 h w"]
+    ) -> Float32[np.ndarray, "b classes mh mw"]:
+        pictures = pictures.to(self._device, non_blocking=True)
+        with torch.inference_mode(), self._mixed_precision():
+            scores = self._segmenter.class_scores(pictures)
+        return scores.float().cpu().numpy()
 
     def _mixed_precision(self) -> torch.autocast:
         """Compute in bf16 on GPUs that have it, and never on a CPU."""

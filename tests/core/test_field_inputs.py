@@ -11,14 +11,16 @@ import torch
 
 from gnesf_core.data import store
 from gnesf_core.errors import BadInput
-from gnesf_core.fields.choice import frames_of_kind, nearest_useful, overlap
 from gnesf_core.fields.encoding import (
     Encoding,
     encoding_of,
     no_encoding,
     sample_encoding,
 )
-from gnesf_core.fields.sources import (
+from gnesf_core.geometry.camera import look_at
+from gnesf_core.labels import CLASS_NAMES
+from gnesf_core.rendering.choice import frames_of_kind, nearest_useful, overlap
+from gnesf_core.rendering.sources import (
     Pairs,
     Sources,
     covering_uv,
@@ -29,8 +31,6 @@ from gnesf_core.fields.sources import (
     said_in_color,
     sample_maps,
 )
-from gnesf_core.geometry.camera import look_at
-from gnesf_core.labels import CLASS_NAMES
 from tests import field_scenes, tiny_room
 
 CLASSES = len(CLASS_NAMES)

@@ -9,10 +9,10 @@ from torch import nn
 
 from gnesf_core.fields.encoding import Encoding
 from gnesf_core.fields.network import Evidence, GnesfNetwork, Scene
-from gnesf_core.fields.rays import rays_through
-from gnesf_core.fields.sources import Sources
 from gnesf_core.geometry.camera import look_at, pixel_from_world
 from gnesf_core.geometry.distance_field import DistanceField
+from gnesf_core.rendering.rays import rays_through
+from gnesf_core.rendering.sources import Sources
 from tests.field_scenes import ENCODER, SETTINGS
 
 VOXEL_M, TRUNCATION_M = 0.05, 0.15

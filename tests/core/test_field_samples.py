@@ -12,9 +12,9 @@ import torch
 from gnesf_core.data import store
 from gnesf_core.data.provenance import provenance
 from gnesf_core.errors import BadInput
-from gnesf_core.fields import samples as module
-from gnesf_core.fields.samples import FieldSamples
+from gnesf_core.fields.samples import FieldSamples, ScenePaths
 from gnesf_core.labels import IGNORE
+from gnesf_core.rendering import frame_samples as module
 from tests import field_scenes, tiny_room
 from tests.field_scenes import DATA, ENCODER, SETTINGS, TRAINING, same
 
@@ -269,7 +269,7 @@ def test_scenes_with_a_single_source_are_left_out(tmp_path, scenes, caplog):
     field_scenes.write_frames(path, "lonely", poses, pictures, labels, keys=keys)
     prior = field_scenes.write_prior(tmp_path / "p.h5", path)
     volume = field_scenes.write_volume(tmp_path / "v.h5", path)
-    lonely = module.ScenePaths(path, prior, volume, volume)
+    lonely = ScenePaths(path, prior, volume, volume)
     with caplog.at_level(logging.WARNING):
         samples_of([*scenes[:2], lonely])
     assert "lonely has too few" in caplog.text

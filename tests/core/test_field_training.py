@@ -9,9 +9,10 @@ import torch
 
 from gnesf_core.fields import gnesf
 from gnesf_core.fields.network import GnesfNetwork, Rendered
-from gnesf_core.fields.samples import FieldSamples, Truth
+from gnesf_core.fields.samples import FieldSamples
 from gnesf_core.fields.training import FieldTask, color_errors, semantic_errors
 from gnesf_core.labels import IGNORE
+from gnesf_core.rendering.frame_samples import Truth
 from tests import field_scenes
 from tests.field_scenes import DATA, ENCODER, SETTINGS, TRAINING
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from gnesf_core.fields.sources import Pairs, sample_maps
 from gnesf_core.ops import map_sampling_numba
 from gnesf_core.ops.map_sampling_numba import sample
+from gnesf_core.rendering.sources import Pairs, sample_maps
 
 
 def pairs_of(views, count, size, seed=0):

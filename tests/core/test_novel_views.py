@@ -4,28 +4,27 @@ import json
 import math
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from gnesf_core.data import store
+from gnesf_core.data.rendered import View
 from gnesf_core.errors import BadInput
 from gnesf_core.evaluation import novel_view_summary
 from gnesf_core.evaluation.novel_views import classes_of, psnr_db, score_views
 from gnesf_core.evaluation.tables import Block
-from gnesf_core.fields import novel_views
-from gnesf_core.fields.gnesf import GnesfNetwork
+from gnesf_core.fields.gnesf import GnesfNetwork, scene_for
 from gnesf_core.fields.interface import SceneInputs
-from gnesf_core.fields.novel_views import (
-    View,
-    ViewRenderer,
-    held_out_frames,
-)
-from gnesf_core.fields.rays import rays_through
 from gnesf_core.geometry.camera import pixel_rays, scale_intrinsics
 from gnesf_core.labels import IGNORE
+from gnesf_core.rendering.rays import rays_through
 from gnesf_core.spread import spread
+from gnesf_core.views import rendering
+from gnesf_core.views.rendering import Renderer, held_out_frames
+from gnesf_core.views.surface_field import SurfaceField, sources_of
 from tests import room_files, tiny_room
 
 COUNT = 16
@@ -52,20 +51,23 @@ def renderer(folder, size=SIZE, prior="prior.h5", surface=None, **changes):
         store.PriorMaps(folder / prior, frames) as maps,
     ):
         inputs = SceneInputs(frames, maps, surface)
-        yield ViewRenderer(network.eval(), inputs, size, torch.device("cpu")), frames
+        cpu = torch.device("cpu")
+        method = SurfaceField(network.eval(), scene_for(network, inputs, cpu))
+        sources = sources_of(network.settings, network.picture_size)
+        made = Renderer(method, frames, maps, sources, cpu)
+        yield partial(made.render_frame, size=size), frames
 
 
 @pytest.fixture(scope="module")
 def rendered(folder):
     with renderer(folder) as (made, _):
-        return made.render(TARGET)
+        return made(TARGET)
 
 
 def truth(size=SIZE):
     pose = tiny_room.camera_path(COUNT)[TARGET]
     labels, depth_m = room_files.true_classes(pose, size)
-    rays = pixel_rays(tiny_room.intrinsics(size), *size)
-    return labels, depth_m * np.linalg.norm(rays, axis=-1)
+    return labels, depth_m
 
 
 def inner(labels):
@@ -99,15 +101,14 @@ def test_rays_go_through_pixel_centres_of_a_picture_that_covers_the_whole():
 
 
 def test_distances_end_on_the_rooms_planes(rendered):
-    labels, distance_m = truth()
+    labels, depth_m = truth()
     inside = inner(labels)
     pose = tiny_room.camera_path(COUNT)[TARGET]
     rays = pixel_rays(tiny_room.intrinsics(SIZE), *SIZE) @ pose[:3, :3].T
-    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-    ends = pose[:3, 3] + rendered.distance_m[..., None] * rays
+    ends = pose[:3, 3] + rendered.depth_m[..., None] * rays
     # Eq. 8 counts more before a slanted surface than behind it.
     assert np.abs(room_files.signed_distance(ends))[inside].max() < 0.02
-    assert np.abs(rendered.distance_m - distance_m)[inside].mean() < 0.03
+    assert np.abs(rendered.depth_m - depth_m)[inside].mean() < 0.03
 
 
 def test_classes_are_what_the_key_frames_were_labelled_as(rendered):
@@ -128,10 +129,10 @@ def test_what_no_prior_knows_has_no_class_but_a_distance(folder):
         folder / "silent.h5", folder / "frames.h5", silent_about_floor
     )
     with renderer(folder, prior="silent.h5") as (made, _):
-        view = made.render(TARGET)
+        view = made(TARGET)
     labels, _ = truth()
     floor = inner(labels) & (labels == FLOOR)
-    assert floor.sum() > 10 and view.distance_m[floor].all()
+    assert floor.sum() > 10 and view.depth_m[floor].all()
     assert not view.known[floor].any() and not view.probabilities[:, floor].any()
     assert view.known[inner(labels) & (labels == CHAIR)].all()
 
@@ -149,7 +150,7 @@ def test_a_frame_never_votes_on_its_own_view(folder, kind):
         roles = {"keys": frames.is_key, "views": frames.is_view}
         chosen = roles.get(kind, np.ones(COUNT, bool))
         for target in held_out_frames(frames, 2):
-            sources = made.render(target).sources
+            sources = made(target).sources
             assert target not in sources and chosen[list(sources)].all()
 
 
@@ -160,16 +161,16 @@ def test_what_its_own_prior_says_changes_nothing(folder, rendered):
 
     room_files.write_prior(folder / "liar.h5", folder / "frames.h5", liar)
     with renderer(folder, source_frames="kept", prior="liar.h5") as (made, _):
-        view = made.render(TARGET)
+        view = made(TARGET)
     assert not view.probabilities[BED].any() and view.known.mean() > 0.6
 
 
 def test_pictures_do_not_depend_on_how_many_rays_are_rendered_at_once(
     folder, rendered, monkeypatch
 ):
-    monkeypatch.setattr(novel_views, "_CHUNK", 77)
+    monkeypatch.setattr(rendering, "_CHUNK", 77)
     with renderer(folder) as (made, _):
-        view = made.render(TARGET)
+        view = made(TARGET)
     for ours, theirs in zip(view[:-1], rendered[:-1], strict=True):
         np.testing.assert_allclose(ours.astype(float), theirs, atol=1e-5)
 
@@ -179,10 +180,10 @@ def test_where_nothing_is_known_nothing_is_seen(folder, vote_at):
     known = room_files.distances()
     nothing = replace(known, weight=np.zeros_like(known.weight))
     with renderer(folder, surface=nothing, vote_at=vote_at) as (made, frames):
-        view = made.render(TARGET)
+        view = made(TARGET)
         scores = score_views({TARGET: view}, frames)
     assert not view.known.any() and not view.probabilities.any()
-    assert not view.distance_m.any() and (view.color == view.color[0, 0]).all()
+    assert not view.depth_m.any() and (view.color == view.color[0, 0]).all()
     assert scores["rays_rendered"] == 0 < scores["rays"]
     assert scores["semantics"]["overall_accuracy"] == 0.0
     (line,) = scores["frames"]
@@ -192,7 +193,7 @@ def test_where_nothing_is_known_nothing_is_seen(folder, vote_at):
 
 def test_a_surface_that_no_source_view_sees_has_no_class(folder):
     with renderer(folder, far_m=0.5) as (made, _):
-        view = made.render(TARGET)
+        view = made(TARGET)
     assert not view.known.any() and not view.probabilities.any()
 
 
@@ -204,7 +205,7 @@ def test_without_other_source_views_there_is_nothing_to_render_from(tmp_path):
         renderer(tmp_path, source_frames="views") as (made, _),
         pytest.raises(BadInput, match="expected source views .*views.*, found"),
     ):
-        made.render(1)
+        made(1)
 
 
 # Which frames.

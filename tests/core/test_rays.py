@@ -6,14 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from gnesf_core.fields.rays import (
-    Rays,
-    composite,
-    sample_rays,
-    sdf_along,
-    sdf_weights,
-)
+from gnesf_core.fields.rays import sample_rays, sdf_along
 from gnesf_core.geometry.distance_field import DistanceField
+from gnesf_core.rendering.compositing import composite, sdf_weights
+from gnesf_core.rendering.rays import Rays
 
 VOXEL_M, TRUNCATION_M = 0.04, 0.12
 RANGE_M, COUNTS = (0.1, 4.1), (32, 32)

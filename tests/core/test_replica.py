@@ -4,6 +4,7 @@ import pytest
 from gnesf_core.data.images import encode_png, encode_png8, encode_png16
 from gnesf_core.data.replica import ReplicaScan
 from gnesf_core.errors import BadInput
+from gnesf_core.geometry.camera import scale_intrinsics
 
 FRAMES = 12
 
@@ -56,6 +57,30 @@ def test_both_cameras_are_one_with_a_right_angle_of_view(room):
     assert info.color_intrinsics[1].tolist() == [0, 4, 2.5]
     assert info.depth_units_per_metre == 1000
     assert (info.color_encoding, info.depth_encoding) == ("png", "png")
+
+
+def test_the_released_typo_moves_cy_alone_and_only_where_it_is_asked_for(room):
+    truth = ReplicaScan(room).info.color_intrinsics
+    info = ReplicaScan(room, released_intrinsics=True).info
+    np.testing.assert_array_equal(info.color_intrinsics, info.depth_intrinsics)
+    assert np.argwhere(info.color_intrinsics != truth).tolist() == [[1, 2]]
+    # As a picture of 640 x 480 with cy = 229.5 has it once it is resized.
+    full = np.array([[320, 0, 319.5], [0, 320, 229.5], [0, 0, 1]])
+    resized = scale_intrinsics(full, (640, 480), (8, 6))
+    np.testing.assert_allclose(info.color_intrinsics, resized, atol=1e-12)
+
+
+def test_the_typo_is_that_of_the_released_code_at_its_own_size(room):
+    for path in room.glob("*/*_0.png"):
+        if path.stem != "vis_sem_class_0":
+            path.write_bytes(encode_png16(np.zeros((480, 640), np.uint16)))
+    info = ReplicaScan(room, released_intrinsics=True).info
+    assert info.color_intrinsics.tolist() == [
+        [320, 0, 319.5],
+        [0, 320, 229.5],
+        [0, 0, 1],
+    ]
+    assert ReplicaScan(room).info.color_intrinsics[1, 2] == 239.5
 
 
 def test_bytes_are_handed_out_untouched(room):

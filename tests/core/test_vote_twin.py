@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from gnesf_core.fields import voting_numba
-from gnesf_core.fields.sources import Pairs, sample_maps
 from gnesf_core.fields.voting import PaperVote, Sights
 from gnesf_core.fields.voting_numba import paper_scores
 from gnesf_core.nets.mnasnet import STRIDES
 from gnesf_core.ops.layers_numba import add_product, through_elu, to_elu
 from gnesf_core.ops.threads import on_threads
+from gnesf_core.rendering.sources import Pairs, sample_maps
 
 CHANNELS, ENCODING, CLASSES, VIEWS = (3, 5, 4), 6, 7, 5
 WIDTH, HEIGHT = 48, 32

@@ -13,7 +13,7 @@ from gnesf_core.data import store
 from gnesf_core.data.publish import read_json
 from gnesf_core.errors import BadInput
 from gnesf_core.labels import PALETTE
-from stages import render_views, summarize_views
+from stages import evaluate_views, render_field, summarize_views
 from tests import room_files, tiny_room
 
 COUNT = 20
@@ -43,11 +43,13 @@ def render(scene, out, name="good", views=VIEWS, module="gnesf", recipe=None, **
     recipe = asdict(room_files.FIELD) if recipe is None else recipe
     paths = {"frames": scene / "frames.h5", "volume": scene / "volume.h5",
              "prior": scene / f"{name}.h5"} | files  # fmt: skip
-    render_views.main(
-        **paths, out=out, picture=out.with_suffix(".png"), field=name,
-        geometry="closed-form", module=module, recipe=json.dumps(recipe), views=views,
-        encoder=room_files.ENCODER,
+    seen = out.with_name(f"{out.stem}_seen.h5")
+    render_field.main(
+        **paths, out=seen, geometry="closed-form", module=module,
+        recipe=json.dumps(recipe), views=views, encoder=room_files.ENCODER,
     )  # fmt: skip
+    picture = out.with_suffix(".png")
+    evaluate_views.main(paths["frames"], seen, out, picture, name)
     return read_json(out)
 
 

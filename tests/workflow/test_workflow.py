@@ -15,12 +15,15 @@ import yaml
 from gnesf_core.config import (
     CaptureConfig,
     EvaluationConfig,
+    FlightConfig,
     FolderPriorConfig,
     FragmentDataConfig,
     FramesConfig,
     FusedDepthConfig,
     FusionConfig,
     GnesfConfig,
+    GnesfDensityConfig,
+    IbrnetConfig,
     LabelsPriorConfig,
     Mask2FormerConfig,
     NeuconConfig,
@@ -29,10 +32,13 @@ from gnesf_core.config import (
     PlaneSweepConfig,
     RayDataConfig,
     SegmentationDataConfig,
+    SemanticNerfConfig,
+    SourceViewsConfig,
     SynthRoomsConfig,
     SynthRoomsCounts,
     TargetsConfig,
     TrainingConfig,
+    ViewDataConfig,
 )
 from gnesf_core.data.meshes import read_mesh
 from gnesf_core.labels import IGNORE
@@ -313,6 +319,7 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
         "frames": (FramesConfig,), "targets": (TargetsConfig,),
         "evaluation": (EvaluationConfig,),
         "novel_views": (NovelViewsConfig,),
+        "flight": (FlightConfig,),
     }  # fmt: skip
     for section, dataclasses in sections.items():
         names = {name for d in dataclasses for name in d.__dataclass_fields__}
@@ -322,6 +329,7 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
         assert set(schema[section]["required"]) == names
     mask2former, priors = config["priors"]["mask2former"], config["priors"]
     neucon, geometries = config["geometries"]["neucon"], config["geometries"]
+    methods = config["methods"]
     recipes = {
         "mask2former": (Mask2FormerConfig, mask2former["settings"]),
         "segmentation_data": (SegmentationDataConfig, mask2former["data"]),
@@ -333,6 +341,11 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
         "fusion": (FusionConfig, config["fields"]["oracle"]["settings"]),
         "gnesf": (GnesfConfig, config["fields"]["gnesf"]["settings"]),
         "ray_data": (RayDataConfig, config["fields"]["gnesf"]["data"]),
+        "source_views": (SourceViewsConfig, methods["gnesf-density"]["sources"]),
+        "gnesf_density": (GnesfDensityConfig, methods["gnesf-density"]["settings"]),
+        "view_data": (ViewDataConfig, methods["gnesf-density"]["data"]),
+        "ibrnet": (IbrnetConfig, methods["ibrnet"]["settings"]),
+        "semantic_nerf": (SemanticNerfConfig, methods["semantic-nerf"]["settings"]),
         "neucon": (NeuconConfig, neucon["settings"]),
         "fragment_data": (FragmentDataConfig, neucon["data"]),
         "plane_sweep": (PlaneSweepConfig, geometries["plane-sweep"]["settings"]),

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "workflow"))
 from chunks import check_each_group_once, deal_out
 from code_digest import CodeDigest
 from config_errors import check_config
-from recipes import FIELD_PARTS, resolve_all
+from recipes import FIELD_PARTS, METHOD_PARTS, resolve_all
 from scenes import capture_file, evenly_spread, read_splits
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -90,9 +90,27 @@ for name, recipe in config["fields"].items():
             f"config: fields: {name}: prior: expected a prior of all scenes, found "
             f"{recipe['prior']!r}, which has folds; remedy: name it in training_prior"
         )
-for place, names in {"headline": HEADLINE, **config["tables"]}.items():
+for name, recipe in config["methods"].items():
+    for part, section in METHOD_PARTS.items():
+        if recipe.get(part):
+            check_name(f"methods: {name}: {part}", recipe[part], section)
+    if name in config["fields"]:
+        raise WorkflowError(
+            f"config: methods: {name}: expected a name that no field has, as both are "
+            "asked for views; remedy: rename one of them"
+        )
+METHODS = list(config["methods"])
+# Fields that can be asked what a camera sees.
+RENDERING_FIELDS = [n for n, own in config["fields"].items() if "features" in own]
+# Tables of novel views, whose rows may be methods as well.
+VIEW_TABLES = ("views", "scenes", "table1", "supplement1", "supplement2",
+               "supplement3", "supplement4")  # fmt: skip
+for name in HEADLINE:
+    check_name("headline", name, "fields")
+for table, names in config["tables"].items():
     for name in names:
-        check_name(place, name, "fields")
+        if table not in VIEW_TABLES or name not in METHODS:
+            check_name(f"tables: {table}", name, "fields")
 DEVICE = config["device"]
 # GPUs of a job that runs a network.
 GPUS = 1 if DEVICE == "cuda" else 0
@@ -119,11 +137,13 @@ wildcard_constraints:
     prior=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     geometry=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     field=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+    method=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
+    renderer=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     recipe=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     fold=r"|/fold[0-9]",
-    table=r"table2|table3|table4|views|scenes",
+    table="|".join(config["tables"]),
     split=r"train|val|test",
-    kind=r"priors|geometry|fields",
+    kind=r"priors|geometry|fields|methods",
 
 
 def code(stage):
@@ -286,8 +306,9 @@ def scan_format(wildcards):
 class Recipes:
     """The recipes of one section of the config, as rules ask for them."""
 
-    def __init__(self, section, wildcard, folder):
+    def __init__(self, section, wildcard, folder, package=""):
         self.section, self.wildcard, self.folder = section, wildcard, folder
+        self.package = package or section
 
     def __call__(self, wildcards):
         name = getattr(wildcards, self.wildcard)
@@ -303,7 +324,7 @@ class Recipes:
 
     def code(self, wildcards):
         """Digest the module that a recipe names: editing one reruns no other."""
-        return module_code(f"gnesf_core.{self.section}.{self.module(wildcards)}")
+        return module_code(f"gnesf_core.{self.package}.{self.module(wildcards)}")
 
     def gpus(self, wildcards):
         """Count the GPUs that train a recipe's network."""
@@ -367,6 +388,16 @@ class Recipes:
         ]
 
 
+def one_of(names):
+    """Constrain a wildcard to names; to nothing where there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def fitted(name):
+    """Tell whether a method is fitted to each scene by itself."""
+    return config["methods"][name]["per_scene"]
+
+
 def learns(recipe):
     """Tell whether a recipe has a network that learns, or has learned."""
     votes_by_rule = recipe["settings"].get("vote") in ("mean", "nearest")
@@ -376,9 +407,11 @@ def learns(recipe):
 prior = Recipes("priors", "prior", "priors")
 geometry = Recipes("geometries", "geometry", "geometry")
 field = Recipes("fields", "field", "fields")
+method = Recipes("methods", "method", "methods", package="views")
 for section, names in (
     ("geometries", geometry.trained(GEOMETRIES)),
     ("fields", field.trained(config["fields"])),
+    ("methods", [name for name in method.trained(METHODS) if not fitted(name)]),
 ):
     for name in names:
         data = config[section][name]["data"]

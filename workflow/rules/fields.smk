@@ -79,50 +79,6 @@ rule extract_mesh:
         " --device {resources.device:q} > {log:q} 2>&1"
 
 
-rule render_views:
-    input:
-        unpack(field_inputs),
-        frames="results/{dataset}/frames/{scene}.h5",
-    output:
-        scores="results/{dataset}/fields/{field}/views/{scene}.json",
-        picture=report(
-            "results/{dataset}/figures/views/{field}/{scene}.jpg",
-            caption="../report/views.rst",
-            category="Novel views",
-            labels={"field": "{field}", "scene": "{scene}"},
-        ),
-    log:
-        "results/{dataset}/logs/render_views/{field}/{scene}.log",
-    benchmark:
-        "results/{dataset}/benchmarks/render_views/{field}/{scene}.tsv"
-    group:
-        chunk("render_views")
-    conda:
-        "../../environment.yml"
-    resources:
-        gpu=lambda wildcards, input: GPUS if input.weights else 0,
-        device=lambda wildcards, input: DEVICE if input.weights else "cpu",
-        mem_mb=growing(16000 if GPUS else 4000),
-        runtime=growing(10 if GPUS else 60),
-    params:
-        *code("render_views"),
-        field=field.code,
-        module=field.module,
-        recipe=field.part("settings"),
-        geometry=field.part("geometry"),
-        options=field_options,
-        views=settings("novel_views"),
-    message:
-        "Rendering held-out frames of {wildcards.scene} by {wildcards.field}"
-    shell:
-        "python -m stages.render_views --frames {input.frames:q}"
-        " --volume {input.volume:q} --prior {input.prior:q} --out {output.scores:q}"
-        " --picture {output.picture:q} --field {wildcards.field:q}"
-        " --geometry {params.geometry:q} --module {params.module:q}"
-        " --recipe {params.recipe:q} --views {params.views:q} {params.options}"
-        " --device {resources.device:q} > {log:q} 2>&1"
-
-
 rule export_labels:
     input:
         mesh="results/{dataset}/fields/{field}/{scene}.ply",

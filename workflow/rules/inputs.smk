@@ -183,6 +183,90 @@ def field_training_inputs(wildcards):
     return files | {"start": features.get("weights", own)}
 
 
+# How every method of view synthesis is trained, on whatever scenes.
+VIEW_TRAINING = (
+    "python -m stages.launch {resources.gpu:q} train_views --frames {input.frames:q}"
+    " --priors {input.priors:q} {params.start} --out {output.weights:q}"
+    " --last {output.last:q} --metrics {output.metrics:q} --module {params.module:q}"
+    " --recipe {params.recipe:q} --sources {params.sources:q} --data {params.data:q}"
+    " --training {params.training:q} --device {resources.device:q}"
+    " --code {params.version:q} > {log:q} 2>&1"
+)
+
+
+def start_option(wildcards, input):
+    return shlex.join(["--start", input.start]) if input.start else ""
+
+
+view_training_params = {
+    "method": method.code,
+    "module": method.module,
+    "recipe": method.part("settings"),
+    "sources": method.part("sources"),
+    "data": method.part("data"),
+    "training": method.part("training"),
+    "start": start_option,
+    "version": method.folded_code("train_views"),
+}
+
+
+def view_training_files(wildcards, scenes):
+    """Name what a method learns from: some scenes, and another's weights if it has."""
+    recipe, where = method(wildcards), f"results/{wildcards.dataset}"
+    maps = f"{where}/priors/{recipe['prior']}/{{scene}}.h5"
+    start = SimpleNamespace(dataset=wildcards.dataset, method=recipe["start"])
+    return {
+        "frames": expand(f"{where}/frames/{{scene}}.h5", scene=scenes),
+        "priors": expand(maps, scene=scenes) if recipe["prior"] else [],
+        "start": method.weights(start) if recipe["start"] else [],
+    }
+
+
+def view_training_inputs(wildcards):
+    """Name the training split's files."""
+    recipe = method(wildcards)
+    if recipe["per_scene"]:
+        raise WorkflowError(
+            f"config: methods: {wildcards.method}: per_scene: expected false for what "
+            "learns from a split, found true; remedy: ask for the weights of a scene"
+        )
+    scenes = evenly_spread(SPLITS["train"], recipe["data"]["scenes"])
+    return view_training_files(wildcards, scenes)
+
+
+def view_fitting_inputs(wildcards):
+    """Name the files of the one scene that a method is fitted to."""
+    return view_training_files(wildcards, [wildcards.scene])
+
+
+def view_inputs(wildcards):
+    """Name what a method renders a scene from, beside its frames."""
+    recipe, where = method(wildcards), f"results/{wildcards.dataset}"
+    weights = method.weights(wildcards)
+    if recipe["per_scene"]:
+        learner = method.learned_by(wildcards.method)
+        weights = f"{where}/methods/{learner}/{wildcards.scene}/model.safetensors"
+    segmenter = SimpleNamespace(**dict(wildcards), prior=recipe.get("segmenter"))
+    maps = f"{where}/priors/{recipe['prior']}/{wildcards.scene}.h5"
+    return {
+        "weights": weights,
+        "prior": maps if recipe["prior"] else [],
+        "segmenter": prior.weights(segmenter) if recipe.get("segmenter") else [],
+    }
+
+
+def view_options(wildcards, input):
+    """Turn what only some methods have into options of a stage."""
+    recipe = method(wildcards)
+    words = ["--prior", input.prior] if input.prior else []
+    if recipe.get("segmenter"):
+        chosen = config["priors"][recipe["segmenter"]]
+        words += ["--segmenter", chosen["module"]]
+        words += ["--segmenter-recipe", json.dumps(chosen["settings"], sort_keys=True)]
+        words += ["--segmenter-weights", input.segmenter]
+    return shlex.join(words)
+
+
 def submission_texts(wildcards):
     return expand(
         "results/{dataset}/fields/{field}/submission/{scene}.txt",
@@ -213,25 +297,27 @@ def votes_alike(fields):
 def view_scores(wildcards):
     """Name the 2D scores of the headline's fields that can be rendered."""
     return expand(
-        "results/{dataset}/fields/{field}/views/{scene}.json",
+        "results/{dataset}/views/{field}/{scene}.json",
         dataset=wildcards.dataset,
-        field=[name for name in HEADLINE if "features" in config["fields"][name]],
+        field=[name for name in HEADLINE if name in RENDERING_FIELDS],
         scene=SPLITS[wildcards.split],
     )
 
 
 def paper_table_scores(wildcards):
     """Name what a table of the paper is filled with; some are about novel views."""
-    names = {
-        "dataset": wildcards.dataset,
-        "field": list(config["tables"][wildcards.table]),
-        "scene": SPLITS[wildcards.split],
-    }
-    about_views = wildcards.table in ("views", "scenes")
-    in_2d = "results/{dataset}/fields/{field}/views/{scene}.json"
+    rows, scenes = config["tables"][wildcards.table], SPLITS[wildcards.split]
+    in_3d, in_2d = (
+        f"results/{wildcards.dataset}/{where}"
+        for where in ("fields/{name}/{scene}.json", "views/{name}/{scene}.json")
+    )
+    of_views = wildcards.table in VIEW_TABLES
+    if of_views and wildcards.split == "train":
+        scenes = evenly_spread(scenes, config["novel_views"]["training_scenes"])
+    both = wildcards.table in ("views", "scenes")
     return {
-        "scores": expand("results/{dataset}/fields/{field}/{scene}.json", **names),
-        "views": expand(in_2d, **names) if about_views else [],
+        "scores": [] if of_views and not both else expand(in_3d, name=rows, scene=scenes),
+        "views": expand(in_2d, name=rows, scene=scenes) if of_views else [],
     }
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, grid_sample
 
 from gnesf_core.data.store import SMALLEST_SCORE, Frames, PriorMaps
 from gnesf_core.errors import BadInput
@@ -28,9 +28,18 @@ class Sources(NamedTuple):
     """Views of one scene: what they show, and from where."""
 
     pictures: UInt8[Tensor, "views 3 h w"]  # RGB
-    maps: Shaped[Tensor, "views classes mh mw"]  # of the prior; cover the picture
+    # Of the prior, covering the picture; without a prior there are no classes.
+    maps: Shaped[Tensor, "views classes mh mw"]
     pixel_from_world: Float64[Tensor, "views 3 4"]  # pixels of `pictures`
     centres_world: Float64[Tensor, "views 3"]
+
+
+class Projected(NamedTuple):
+    """Where every view has every point."""
+
+    uv: Float[Tensor, "n views 2"]  # pixels of the view's picture; 0 behind it
+    depth_m: Float[Tensor, "n views"]  # -1 behind the view, or too far from it
+    inside: Bool[Tensor, "n views"]  # the picture
 
 
 class Pairs(NamedTuple):
@@ -49,17 +58,22 @@ class Pairs(NamedTuple):
 
 def read_sources(
     frames: Frames,
-    prior: PriorMaps,
+    prior: PriorMaps | None,
     positions: Sequence[int],
     size: tuple[int, int],
-    payload: str,
+    payload: str = "probabilities",
 ) -> Sources:
     """Read views of a scene; `payload` says what of the prior they will vote with."""
+    if not positions:
+        return _no_sources(size)
     intrinsics = camera.scale_intrinsics(
         frames.color_intrinsics, frames.color_size, size
     )
     poses = frames.world_from_camera[list(positions)]
-    maps = [_map(frames, prior, position, payload) for position in positions]
+    maps = [
+        _NO_MAP if prior is None else _map(frames, prior, position, payload)
+        for position in positions
+    ]
     pictures = [frame_picture(frames, position, size) for position in positions]
     together = {"memory_format": torch.channels_last}  # as `sample_maps` reads them
     return Sources(
@@ -67,6 +81,19 @@ def read_sources(
         torch.from_numpy(np.stack(maps)).contiguous(**together),
         torch.from_numpy(camera.pixel_from_world(intrinsics, poses)),
         torch.from_numpy(poses[:, :3, 3].copy()),
+    )
+
+
+_NO_MAP = np.zeros((0, 1, 1), np.uint8)
+
+
+def _no_sources(size: tuple[int, int]) -> Sources:
+    """Return no views, for what looks at none."""
+    return Sources(
+        torch.zeros(0, 3, *size[::-1], dtype=torch.uint8),
+        torch.zeros(0, *_NO_MAP.shape, dtype=torch.uint8),
+        torch.zeros(0, 3, 4, dtype=torch.float64),
+        torch.zeros(0, 3, dtype=torch.float64),
     )
 
 
@@ -94,10 +121,10 @@ def _map(frames: Frames, prior: PriorMaps, position: int, payload: str) -> np.nd
     return np.where(np.isfinite(logits), logits, np.float32(_NOTHING_KNOWN))
 
 
-def pairs_in_view(
+def project(
     sources: Sources, points_world: Float64[Tensor, "n 3"], far_m: float
-) -> Pairs:
-    """Return which views have which points in their picture, hidden or not."""
+) -> Projected:
+    """Return where all views have points in their pictures, hidden or not."""
     height, width = sources.pictures.shape[2:]
     uv, depths = [], []
     for matrix in sources.pixel_from_world:
@@ -110,8 +137,16 @@ def pairs_in_view(
         depths.append(torch.where(in_front, depth_m, -1.0).float())
     all_uv, all_depths = torch.stack(uv, 1), torch.stack(depths, 1)
     inside = (all_depths > 0) & camera.in_image(all_uv, width, height)
+    return Projected(all_uv, all_depths, inside)
+
+
+def pairs_in_view(
+    sources: Sources, points_world: Float64[Tensor, "n 3"], far_m: float
+) -> Pairs:
+    """Return which views have which points in their picture, hidden or not."""
+    uv, depth_m, inside = project(sources, points_world, far_m)
     point, view = inside.nonzero(as_tuple=True)
-    return Pairs(view, point, all_uv[point, view], all_depths[point, view])
+    return Pairs(view, point, uv[point, view], depth_m[point, view])
 
 
 def nearest_pairs(
@@ -153,6 +188,29 @@ def sample_maps(
     corners = zip(pixels.unbind(1), weights.float().unbind(1), strict=True)
     parts = [rows.index_select(0, at) * weight[:, None] for at, weight in corners]
     return torch.stack(parts).sum(0)
+
+
+def sample_views(
+    maps: Float[Tensor, "views c h w"], uv: Float[Tensor, "n views 2"]
+) -> Float[Tensor, "n views c"]:
+    """Interpolate every view's map for all points, `uv` being pixels of the map.
+
+    Beyond its edges a map goes on as it ends: who is inside is told by `project`.
+    """
+    size = torch.tensor(maps.shape[:1:-1], device=maps.device)
+    grid = uv * (2 / (size - 1).clamp(min=1)).to(uv) - 1
+    # Far-away places would come out as NaN.
+    grid = grid.clamp(-1.1, 1.1).transpose(0, 1)[:, :, None].to(maps.dtype)
+    sampled = grid_sample(maps, grid, padding_mode="border", align_corners=True)
+    return sampled[..., 0].permute(2, 0, 1)
+
+
+def spread_out(
+    pairs: Pairs, values: Float[Tensor, "pairs c"], count: int, views: int
+) -> Float[Tensor, "n views c"]:
+    """Lay values of pairs out over all points and views; zeros elsewhere."""
+    blank = values.new_zeros(count, views, values.shape[1])
+    return blank.index_put((pairs.point, pairs.view), values)
 
 
 def covering_uv(

@@ -1,0 +1,125 @@
+"""What is asked of a method that says what a camera sees which was never there.
+
+A method's module in this folder has `Settings` (a dataclass), `build` as below, and
+`PACKAGES`, the libraries whose versions its results should name. A recipe names its
+module; nothing imports them all.
+
+    def build(settings, start: Mapping[str, Path]) -> Method
+
+Training draws some rays of a picture, rendering takes all of them, in parts. Both call
+
+    context = method.encode(sources, camera)    # once per picture
+    passes = method.render(context, rays)       # coarse to fine
+    maps = method.finish(context, maps)         # once per whole picture
+
+and training then `losses(context, passes, truth)`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gnesf_core.config import TrainingConfig
+from gnesf_core.labels import IGNORE
+from gnesf_core.rendering.frame_samples import Truth
+from gnesf_core.rendering.rays import Rays
+from gnesf_core.rendering.sources import Sources
+from gnesf_core.shapes import Bool, Float, Float64
+from gnesf_core.training.groups import parameter_groups
+
+LEAST = 1e-4  # probability: nothing is learned from how wrong one was beyond
+
+
+class Camera(NamedTuple):
+    """Who looks."""
+
+    intrinsics: Float64[Tensor, "3 3"]  # of the picture that is rendered
+    world_from_camera: Float64[Tensor, "4 4"]
+    size: tuple[int, int]  # width and height of that picture
+
+
+class Rendered(NamedTuple):
+    """What one pass of a method says about rays, or a whole picture, row by row."""
+
+    color: Float[Tensor, "rays 3"]  # 0..1
+    depth_m: Float[Tensor, " rays"]
+    # Probabilities, or what the method's `says` names; no columns if it says nothing.
+    semantic: Float[Tensor, "rays classes"]
+    weights: Float[Tensor, "rays samples"]  # of what was added up
+    usable: Bool[Tensor, " rays"]  # rays of which enough is known to learn from
+
+
+class Method(nn.Module):
+    """The parts that a method has, and those that it may leave as they are."""
+
+    # Of these: prior (the sources' class maps), depth and labels (of the sources),
+    # surface (of the scene), segmenter (for pictures that are rendered).
+    needs: frozenset[str] = frozenset()
+    # What `Rendered.semantic` holds: probabilities, logits or nothing.
+    says: str = "nothing"
+    # Whether it learns one scene by heart, and looks at no source views.
+    of_one_scene: bool = False
+    # What of the prior it is shown: probabilities or logits.
+    payload: str = "probabilities"
+    # Depths between which it looks.
+    range_m: tuple[float, float] = (0.1, 10.0)
+
+    def encode(self, sources: Sources, camera: Camera) -> Any:
+        """Return all that rays of one camera are rendered from."""
+        raise NotImplementedError
+
+    def render(self, context: Any, rays: Rays) -> list[Rendered]:
+        """Return what is seen along rays by depth, the last pass being the answer."""
+        raise NotImplementedError
+
+    def finish(self, context: Any, whole: Rendered) -> Rendered:
+        """Return what is seen in a whole picture, of which `render` said its part."""
+        del context
+        return whole
+
+    def losses(
+        self, context: Any, passes: Sequence[Rendered], truth: Truth
+    ) -> dict[str, Float[Tensor, " errors"]]:
+        """Return errors by name; the mean of each, over all rays, is a loss.
+
+        Every pass is held against the picture's colours and labels.
+        """
+        raise NotImplementedError
+
+    def parameter_groups(self, config: TrainingConfig) -> list[dict[str, Any]]:
+        """Let everything that is not frozen learn alike."""
+        return parameter_groups(self, (), config)
+
+
+def color_errors(rendered: Rendered, truth: Truth) -> Float[Tensor, " usable"]:
+    """Return the mean square by which the colours of usable rays are wrong."""
+    difference = (rendered.color - truth.color)[rendered.usable].float()
+    return difference.square().mean(1)
+
+
+def class_errors(
+    rendered: Rendered, truth: Truth, says: str
+) -> Float[Tensor, " labelled"]:
+    """Return the cross-entropies of usable rays that have a label, Eq. 6."""
+    labelled = rendered.usable & (truth.labels != IGNORE)
+    label = truth.labels[labelled].long()[:, None]
+    semantic = rendered.semantic[labelled].float()
+    if says == "logits":
+        return -semantic.log_softmax(1).gather(1, label)[:, 0]
+    assert says == "probabilities"
+    return -semantic.gather(1, label)[:, 0].clamp(min=LEAST).log()
+
+
+def probabilities(rendered: Rendered, says: str) -> Float[Tensor, "rays classes"]:
+    """Return the probabilities of classes, whatever space a method works in."""
+    if says == "logits":
+        return rendered.semantic.softmax(1)
+    return rendered.semantic
+
+
+def joined(parts: Sequence[Rendered]) -> Rendered:
+    """Put the parts of a picture together; the weights of samples are not kept."""
+    whole = Rendered(*(torch.cat(own) for own in zip(*parts, strict=True)))
+    return whole._replace(weights=whole.weights.sum(1, keepdim=True))

@@ -1,0 +1,180 @@
+"""Whole pictures by a method, in parts that fit into memory."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gnesf_core.config import NovelViewsConfig, SourceViewsConfig
+from gnesf_core.data.rendered import View, write_views
+from gnesf_core.data.store import Frames, PriorMaps, quantize_probabilities
+from gnesf_core.errors import BadInput
+from gnesf_core.fields.interface import UNSEEN_COLOR
+from gnesf_core.geometry import camera
+from gnesf_core.labels import CLASS_NAMES
+from gnesf_core.progress import Progress
+from gnesf_core.rendering.rays import Rays, depth_rays
+from gnesf_core.rendering.sources import read_sources
+from gnesf_core.shapes import Float64
+from gnesf_core.spread import spread
+from gnesf_core.training.loop import moved
+from gnesf_core.views.interface import Method, Rendered, joined, probabilities
+from gnesf_core.views.samples import camera_of, candidates_of, source_views
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 11  # rays that are rendered at once
+
+
+def held_out_frames(frames: Frames, most: int) -> list[int]:
+    """Return the positions of views that are no key frames, evenly spread."""
+    held_out = np.flatnonzero(frames.is_view & ~frames.is_key)
+    if len(held_out) == 0:
+        raise BadInput(
+            frames.path,
+            "frames",
+            expected="views that are no key frames, to be rendered",
+            found=f"none among {len(frames)}",
+            remedy="set `view_stride` in `frames`, or leave the scene out of the split",
+        )
+    return held_out[spread(len(held_out), most)].tolist()
+
+
+class Renderer:
+    """Renders cameras of one scene by a method, which is on `device` already."""
+
+    def __init__(
+        self,
+        method: Method,
+        frames: Frames,
+        prior: PriorMaps | None,
+        sources: SourceViewsConfig,
+        device: torch.device,
+    ) -> None:
+        self._method, self.frames, self._prior = method, frames, prior
+        self.sources, self._device = sources, device
+
+    def render_frame(self, target: int, size: tuple[int, int]) -> View:
+        """Return what a frame's camera sees; its own pixels take no part."""
+        frames = self.frames
+        pose = frames.world_from_camera[target]
+        candidates = candidates_of(frames, target, self.sources)
+        if len(candidates) == 0 and not self._method.of_one_scene:
+            raise BadInput(
+                frames.path,
+                "frames",
+                expected=f"source views (`frames: {self.sources.frames}`)",
+                found="none beside the frame that is rendered",
+                remedy="choose other source frames in the method's recipe",
+            )
+        return self._render(pose, size, self._views(target, candidates))
+
+    def render_pose(
+        self, world_from_camera: Float64[np.ndarray, "4 4"], size: tuple[int, int]
+    ) -> View:
+        """Return what a camera sees that no frame has, anywhere in the scene."""
+        offsets = self.frames.world_from_camera[:, :3, 3] - world_from_camera[:3, 3]
+        nearest = int(np.linalg.norm(offsets, axis=1).argmin())
+        everything = candidates_of(self.frames, -1, self.sources)
+        return self._render(world_from_camera, size, self._views(nearest, everything))
+
+    def _views(self, target: int, candidates: np.ndarray) -> list[int]:
+        if self._method.of_one_scene:
+            return []
+        range_m = self._method.range_m
+        return source_views(self.frames, target, candidates, self.sources, range_m)
+
+    @torch.inference_mode()
+    def _render(
+        self,
+        world_from_camera: Float64[np.ndarray, "4 4"],
+        size: tuple[int, int],
+        views: list[int],
+    ) -> View:
+        frames, (width, height) = self.frames, size
+        intrinsics = camera.scale_intrinsics(
+            frames.color_intrinsics, frames.color_size, size
+        )
+        who = camera_of(intrinsics, world_from_camera, size)
+        prior = self._prior if "prior" in self._method.needs else None
+        picture_size = self.sources.image_width, self.sources.image_height
+        sources = read_sources(frames, prior, views, picture_size, self._method.payload)
+        context = self._method.encode(
+            moved(sources, self._device), moved(who, self._device)
+        )
+        uv = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
+        rays = depth_rays(intrinsics, world_from_camera, uv.reshape(-1, 2))
+        parts = [
+            self._method.render(context, moved(Rays(*part), self._device))[-1]
+            for part in zip(*(values.split(_CHUNK) for values in rays), strict=True)
+        ]
+        whole = self._method.finish(context, joined(parts))
+        return self._view(whole, size, views)
+
+    def _view(self, whole: Rendered, size: tuple[int, int], views: list[int]) -> View:
+        rows = size[::-1]
+        known = whole.usable.cpu()
+        semantic = probabilities(whole, self._method.says).float().cpu()
+        if semantic.shape[1] == 0:
+            semantic = torch.zeros(len(known), len(CLASS_NAMES))
+        semantic = torch.where(known[:, None], semantic, 0.0)
+        color = (whole.color.cpu() * 255).round().clamp(0, 255).to(torch.uint8)
+        color = torch.where(known[:, None], color, UNSEEN_COLOR)
+        return View(
+            quantize_probabilities(semantic.T.reshape(-1, *rows).numpy()),
+            color.reshape(*rows, 3).numpy(),
+            whole.depth_m.float().cpu().reshape(rows).numpy(),
+            known.reshape(rows).numpy(),
+            tuple(views),
+        )
+
+
+def write_held_out(
+    renderer: Renderer,
+    views: NovelViewsConfig,
+    out: Path,
+    made_by: Mapping[str, Any],
+    geometry: str,
+) -> None:
+    """Render held-out frames into a `views` file, with what tables say of them."""
+    frames, size = renderer.frames, (views.width, views.height)
+    positions = held_out_frames(frames, views.frames)
+    about = {
+        "geometry": geometry,
+        "frames_per_scene": views.frames,
+        "size": f"{views.width}x{views.height}",
+        "source_frames": renderer.sources.frames,
+        "source_views": renderer.sources.views,
+    }
+    progress = Progress("frames", len(positions))
+    with write_views(out, frames, positions, size, made_by, about) as writer:
+        for done, position in enumerate(positions, 1):
+            writer.add(renderer.render_frame(position, size))
+            progress.tell(done)
+    told = frames.scene, len(positions), progress.seconds
+    log.info("%s: %d frames rendered, %.1f s", *told)
+
+
+def flight_along(frames: Frames, count: int) -> list[Float64[np.ndarray, "4 4"]]:
+    """Return cameras on a smooth way through the key frames, evenly timed."""
+    from scipy.interpolate import CubicSpline
+    from scipy.spatial.transform import Rotation, Slerp
+
+    poses = frames.world_from_camera[frames.is_key]
+    if len(poses) == 1:
+        return [poses[0].copy()] * count
+    times = np.arange(len(poses), dtype=np.float64)
+    when = np.linspace(0, len(poses) - 1, count)
+    turns = Slerp(times, Rotation.from_matrix(poses[:, :3, :3]))(when).as_matrix()
+    places = CubicSpline(times, poses[:, :3, 3])(when)
+    way = np.tile(np.eye(4), (count, 1, 1))
+    way[:, :3, :3], way[:, :3, 3] = turns, places
+    return list(way)
+
+
+def unwound(pictures: Sequence[Any]) -> list[Any]:
+    """Return pictures there and back again, so that a film of them has no cut."""
+    return [*pictures, *pictures[-2:0:-1]]

@@ -1,0 +1,144 @@
+"""Rays of labelled frames, with the source views that they are rendered from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnesf_core.config import SourceViewsConfig, TrainingConfig, ViewDataConfig
+from gnesf_core.data.store import Frames, PriorMaps
+from gnesf_core.evaluation.prior import decide
+from gnesf_core.rendering.choice import frames_of_kind, nearest_useful
+from gnesf_core.rendering.frame_samples import FrameSamples, Truth
+from gnesf_core.rendering.rays import Rays, depth_rays
+from gnesf_core.rendering.sources import Sources, read_sources
+from gnesf_core.shapes import Float64
+from gnesf_core.views.interface import Camera, Method
+
+
+class ViewPaths(NamedTuple):
+    """The files of a scene that a method is trained on."""
+
+    frames: Path
+    prior: Path | None
+
+
+class ViewSample(NamedTuple):
+    """A target frame's rays, and what they are rendered from."""
+
+    sources: Sources
+    camera: Camera
+    rays: Rays
+    truth: Truth
+
+
+class _OpenScene(NamedTuple):
+    frames: Frames
+    prior: PriorMaps | None
+
+    @property
+    def nbytes(self) -> int:
+        """Return next to nothing: nothing is kept but open files."""
+        return 1 << 20
+
+    def close(self) -> None:
+        """Close the files."""
+        self.frames.close()
+        if self.prior is not None:
+            self.prior.close()
+
+
+class ViewSamples(FrameSamples):
+    """Rays to learn from, and those of scenes that only judge."""
+
+    def __init__(
+        self,
+        paths: Sequence[ViewPaths],
+        method: Method,
+        sources: SourceViewsConfig,
+        data: ViewDataConfig,
+        training: TrainingConfig,
+    ) -> None:
+        self._paths = list(paths)
+        self._sources = sources
+        self._looks, self._range_m = not method.of_one_scene, method.range_m
+        self._votes = "prior" in method.needs
+        self._pseudo = data.labels == "prior"
+        frames = [own.frames for own in self._paths]
+        super().__init__(frames, data, sources.frames, training.seed)
+
+    def note_files(self, number: int, frames: Frames) -> dict[str, str]:
+        """Return the fingerprint of a scene's maps, if they are used."""
+        path = self._paths[number].prior
+        if path is None:
+            return {}
+        with PriorMaps(path, frames) as prior:
+            return {"prior": prior.fingerprint}
+
+    def open_scene(self, number: int) -> _OpenScene:
+        """Open a scene's files."""
+        paths = self._paths[number]
+        frames = Frames(paths.frames)
+        prior = None if paths.prior is None else PriorMaps(paths.prior, frames)
+        return _OpenScene(frames, prior)
+
+    def sample(self, scene: int, target: int, rng: np.random.Generator) -> ViewSample:
+        """Return some rays of a frame, and its source views."""
+        frames, prior = self.files(scene)
+        views = []
+        if self._looks:
+            candidates = self.candidates(frames, target)
+            views = source_views(
+                frames, target, candidates, self._sources, self._range_m
+            )
+        size = self._sources.image_width, self._sources.image_height
+        sources = read_sources(frames, prior if self._votes else None, views, size)
+        uv, truth = self.pixels(frames, target, rng)
+        if self._pseudo:
+            labels, _ = decide(prior.probabilities(target), frames.color_size)
+            columns, rows = uv.T
+            truth = truth._replace(labels=torch.from_numpy(labels[rows, columns]))
+        pose = frames.world_from_camera[target]
+        rays = depth_rays(frames.color_intrinsics, pose, uv)
+        camera = camera_of(frames.color_intrinsics, pose, frames.color_size)
+        return ViewSample(sources, camera, rays, truth)
+
+    def centres_world(self) -> Float64[Tensor, "cameras 3"]:
+        """Return where the cameras of all frames to learn from are."""
+        centres = []
+        for scene, targets in self._targets.items():
+            poses = self.files(scene).frames.world_from_camera
+            centres.append(torch.from_numpy(poses[targets, :3, 3]))
+        return torch.cat(centres)
+
+
+def source_views(
+    frames: Frames,
+    target: int,
+    candidates: np.ndarray,
+    sources: SourceViewsConfig,
+    range_m: tuple[float, float],
+) -> list[int]:
+    """Return the views that a target is rendered from."""
+    most, least = sources.views, sources.overlap
+    return nearest_useful(frames, target, candidates, most, least, range_m[1])
+
+
+def candidates_of(
+    frames: Frames, target: int, sources: SourceViewsConfig
+) -> np.ndarray:
+    """Return the frames that may be sources of a target, which is none itself."""
+    candidates = frames_of_kind(frames, sources.frames)
+    return candidates[candidates != target]
+
+
+def camera_of(
+    intrinsics: Float64[np.ndarray, "3 3"],
+    world_from_camera: Float64[np.ndarray, "4 4"],
+    size: tuple[int, int],
+) -> Camera:
+    """Return a camera that renders pictures of a size."""
+    return Camera(torch.tensor(intrinsics), torch.tensor(world_from_camera), size)

@@ -1,0 +1,97 @@
+"""Score the rendered views of one scene, and picture a few."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnesf_core.data import store
+from gnesf_core.data.provenance import provenance
+from gnesf_core.data.publish import write_json
+from gnesf_core.data.rendered import View, Views
+from gnesf_core.evaluation.novel_views import classes_of, score_views
+from gnesf_core.spread import spread
+from gnesf_core.viz.picture import class_colors
+from stages.cli import run
+from stages.plot_style import (
+    DPI,
+    class_legend,
+    errors,
+    note,
+    rows_of_pictures,
+    write_figure,
+)
+
+ROWS = 4
+TITLES = ("picture", "rendered colour", "true classes", "rendered classes", "errors")
+
+
+def main(frames: Path, views: Path, out: Path, picture: Path, field: str) -> None:
+    """Write the scores of every rendered frame, and a picture of a few.
+
+    `field` is what rendered them, a name for tables.
+    """
+    with store.Frames(frames) as kept, Views(views, kept) as rendered:
+        seen = {
+            int(position): rendered.view(number)
+            for number, position in enumerate(rendered.positions)
+        }
+        scores = score_views(seen, kept)
+        lines = dict(zip(seen, scores["frames"], strict=True))
+        _draw(seen, lines, kept, field, picture)
+        inputs = rendered.provenance["inputs"] | {"views": rendered.fingerprint}
+        made_by = provenance("evaluate_views", {}, inputs)
+        protocol = dict(rendered.about)
+        names = {"scene": kept.scene, "field": field, "provenance": made_by}
+    write_json(out, names | {"protocol": protocol} | scores)
+
+
+def _draw(
+    rendered: Mapping[int, View],
+    scores: Mapping[int, Mapping[str, Any]],
+    kept: store.Frames,
+    field: str,
+    out: Path,
+) -> None:
+    """Draw pictures, classes and errors, one row per frame."""
+    positions = list(rendered)
+    positions = [positions[place] for place in spread(len(positions), ROWS)]
+    figure, cells = rows_of_pictures(len(positions), TITLES, kept.color_size)
+    shown = [
+        _draw_frame(row, rendered[position], scores[position], kept, position)
+        for row, position in zip(cells, positions, strict=True)
+    ]
+    figure.suptitle(f"{kept.scene}, novel views by {field}", fontsize=12)
+    present = np.unique(np.concatenate(shown))
+    figure.legend(handles=class_legend(present), loc="outside lower center", ncols=7)
+    write_figure(figure, out, DPI)
+
+
+def _draw_frame(
+    row: np.ndarray,
+    view: View,
+    scores: Mapping[str, Any],
+    kept: store.Frames,
+    position: int,
+) -> np.ndarray:
+    """Fill a row of cells; return the classes that it shows."""
+    truth, predicted = kept.labels(position), classes_of(view, kept)
+    height, width = truth.shape
+    row[0].imshow(kept.color(position))
+    whole = (-0.5, width - 0.5, height - 0.5, -0.5)
+    row[1].imshow(view.color, extent=whole, interpolation="nearest")
+    row[2].imshow(class_colors(truth))
+    row[3].imshow(class_colors(predicted))
+    row[4].imshow(errors(truth, predicted))
+    note(row[0], f"frame {kept.index[position]}")
+    if scores["psnr_db"] is not None:
+        note(row[1], f"PSNR {scores['psnr_db']:.1f} dB")
+    note(row[3], f"{100 * view.known.mean():.0f} % rendered")
+    miou = scores["miou"]
+    note(row[4], "no labels" if miou is None else f"mIoU {100 * miou:.0f}")
+    return np.union1d(predicted, truth)
+
+
+if __name__ == "__main__":
+    run(main)

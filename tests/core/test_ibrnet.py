@@ -1,0 +1,472 @@
+"""IBRNet against its layers written out by loops, and in scenes of closed form."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from gnesf_core.config import IbrnetConfig, TrainingConfig
+from gnesf_core.errors import BadInput
+from gnesf_core.geometry.camera import look_at, pixel_from_world
+from gnesf_core.labels import CLASS_NAMES, IGNORE
+from gnesf_core.rendering.frame_samples import Truth
+from gnesf_core.rendering.rays import Rays, depth_rays
+from gnesf_core.rendering.samplers import spaced
+from gnesf_core.rendering.sources import Sources
+from gnesf_core.training.weights import load_into, write_weights
+from gnesf_core.views import ibrnet
+from gnesf_core.views.ibrnet import Network, Seen
+from gnesf_core.views.interface import Camera, Rendered
+
+SETTINGS = IbrnetConfig(
+    semantics="nothing", encoder_blocks=[1, 1, 1], encoder_widths=[4, 6, 8],
+    features=4, mask="keys", near_m=0.5, far_m=6.0, coarse_samples=16, fine_samples=8,
+    color_weight=1.0, semantic_weight=0.5,
+)  # fmt: skip
+RELEASED = IbrnetConfig(
+    semantics="nothing", encoder_blocks=[3, 4, 6], encoder_widths=[64, 128, 256],
+    features=32, mask="queries", near_m=0.5, far_m=6.0, coarse_samples=64,
+    fine_samples=64, color_weight=1.0, semantic_weight=1.0,
+)  # fmt: skip
+TRAINING = TrainingConfig(
+    seed=1, steps=6, batch=2, learning_rate=5e-4, backbone_rate=2.0, weight_decay=0.0,
+    schedule="constant", warmup_steps=1, clip_norm=1.0, precision="float32", workers=0,
+    report_steps=1, state_steps=2, validate_steps=3,
+)  # fmt: skip
+ALL = ("nothing", "predicted", "voted")
+CLASSES = len(CLASS_NAMES)
+WIDTH, HEIGHT = 48, 36
+K = np.array([[40.0, 0, (WIDTH - 1) / 2], [0, 40, (HEIGHT - 1) / 2], [0, 0, 1]])
+LEFT, RIGHT = 3, 7  # classes
+AHEAD = np.eye(4)
+
+
+def moved_by(x, y, z=0.0):
+    pose = np.eye(4)
+    pose[:3, 3] = x, y, z
+    return pose
+
+
+BACKWARDS = np.diag([-1.0, 1, -1, 1])
+POSES = [moved_by(-0.2, 0), moved_by(0.15, 0.1), moved_by(0.05, -0.1)]
+
+
+def method_of(semantics="nothing", seed=0, **settings):
+    torch.manual_seed(seed)
+    method = ibrnet.build(replace(SETTINGS, semantics=semantics, **settings), {})
+    return method.eval()
+
+
+def sources_at(poses, pictures=None, maps=None, seed=0):
+    rng = np.random.default_rng(seed)
+    if pictures is None:
+        pictures = rng.integers(0, 256, (len(poses), 3, HEIGHT, WIDTH))
+    if maps is None:
+        maps = rng.integers(1, 256, (len(poses), CLASSES, 9, 12))
+    poses = np.stack(poses)
+    return Sources(
+        torch.from_numpy(np.asarray(pictures, np.uint8)),
+        torch.from_numpy(np.asarray(maps, np.uint8)),
+        torch.from_numpy(pixel_from_world(K, poses)),
+        torch.from_numpy(poses[:, :3, 3].copy()),
+    )
+
+
+def camera_at(pose):
+    return Camera(torch.tensor(K), torch.tensor(pose), (WIDTH, HEIGHT))
+
+
+def rays_of(pose, low=(0, 0), high=(WIDTH, HEIGHT), step=5):
+    columns, rows = (np.arange(*ends, step) for ends in zip(low, high, strict=True))
+    return depth_rays(K, pose, np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2))
+
+
+def rendered(method, sources, pose=AHEAD, rays=None):
+    context = method.encode(sources, camera_at(pose))
+    return method.render(context, rays_of(pose) if rays is None else rays)
+
+
+def is_finite(passes):
+    return all(values.isfinite().all() for own in passes for values in own)
+
+
+def random_truth(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, CLASSES, (count,), generator=generator)
+    labels[::3] = IGNORE
+    color = torch.rand(count, 3, generator=generator)
+    return Truth(labels.to(torch.uint8), color)
+
+
+def shapes_of_layers(name, *widths):
+    shapes = {}
+    for place, (inner, outer) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        shapes[f"{name}.{2 * place}.weight"] = (outer, inner)
+        shapes[f"{name}.{2 * place}.bias"] = (outer,)
+    return shapes
+
+
+def released_network():
+    """Return names and shapes of the released state dict of one pass."""
+    shapes = {"s": ()}
+    for name, *widths in [
+        ("ray_dir_fc", 4, 16, 35), ("base_fc", 105, 64, 32), ("vis_fc", 32, 32, 33),
+        ("vis_fc2", 32, 32, 1), ("geometry_fc", 65, 64, 16),
+        ("out_geometry_fc", 16, 16, 1), ("rgb_fc", 37, 16, 8, 1),
+    ]:  # fmt: skip
+        shapes |= shapes_of_layers(name, *widths)
+    for name in ("w_qs", "w_ks", "w_vs", "fc"):
+        shapes[f"ray_attention.{name}.weight"] = (16, 16)
+    for kind in ("weight", "bias"):
+        shapes[f"ray_attention.layer_norm.{kind}"] = (16,)
+    return shapes
+
+
+def test_weights_of_the_released_code_fit(tmp_path):
+    method = ibrnet.build(RELEASED, {})
+    coarse = method.net_coarse.state_dict()
+    assert {
+        name: tuple(own.shape) for name, own in coarse.items()
+    } == released_network()
+    for network in (method.net_coarse, method.net_fine):
+        assert sum(own.numel() for own in network.parameters()) == 20_136
+    checkpoint = {
+        part: {
+            name: own + 1 for name, own in getattr(method, part).state_dict().items()
+        }
+        for part in ("net_coarse", "net_fine", "feature_net")
+    }
+    tensors = {
+        f"{part}.{name}": values
+        for part, own in checkpoint.items()
+        for name, values in own.items()
+    }
+    write_weights(tmp_path / "released.safetensors", tensors, {})
+    load_into(method, tmp_path / "released.safetensors")
+    assert torch.equal(method.net_fine.s, checkpoint["net_fine"]["s"])
+
+
+def random_sights(rays=3, samples=5, views=4, features=4, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(*size):
+        size = rays, samples, views, *size
+        return torch.rand(size, generator=generator, dtype=torch.float64)
+
+    inside = drawn() < 0.6
+    inside[0, 0], inside[0, 1, 1:], inside[0, 2] = False, False, True
+    directions = drawn(4) * 2 - 1
+    said = drawn(CLASSES)
+    said = said / said.sum(-1, keepdim=True) * (drawn(1) < 0.7)
+    return Seen(drawn(3), drawn(features) - 0.5, directions, said, inside)
+
+
+def written_out(network, seen, ray):
+    """Return densities, colours and votes of a ray's samples, one view at a time."""
+    tokens, asking, per_sample = [], [], []
+    samples, views = seen.inside.shape[1:]
+    for sample in range(samples):
+        color, features, direction, said, inside = (own[ray, sample] for own in seen)
+        rows = range(views)
+        alike = [(network.s.abs() * (direction[v, 3] - 1)).exp() for v in rows]
+        excess = [(alike[v] - min(alike)) * inside[v] for v in rows]
+        share = [own / (sum(excess) + 1e-8) for own in excess]
+        own = [
+            torch.cat([color[v], features[v]]) + network.ray_dir_fc(direction[v])
+            for v in rows
+        ]
+        mean = sum(share[v] * own[v] for v in rows)
+        variance = sum(share[v] * (own[v] - mean) ** 2 for v in rows)
+        x = [network.base_fc(torch.cat([mean, variance, own[v]])) for v in rows]
+        change = [network.vis_fc(x[v] * share[v]) for v in rows]
+        x = [x[v] + change[v][:-1] for v in rows]
+        seen_by = [
+            network.vis_fc2(x[v] * change[v][-1].sigmoid() * inside[v]) * inside[v]
+            for v in rows
+        ]
+        share = [own / (sum(seen_by) + 1e-8) for own in seen_by]
+        mean = sum(share[v] * x[v] for v in rows)
+        variance = sum(share[v] * (x[v] - mean) ** 2 for v in rows)
+        known = torch.cat([mean, variance, sum(share) / views])
+        angles = [
+            sample / 10_000 ** (2 * (place // 2) / 16) + (place % 2) * np.pi / 2
+            for place in range(16)
+        ]
+        waves = torch.tensor(np.sin(angles)).float()  # as the module keeps them
+        tokens.append(network.geometry_fc(known) + waves)
+        asking.append(inside.sum() > 1)
+        last = [torch.cat([x[v], seen_by[v], direction[v]]) for v in rows]
+        voters = [v for v in rows if inside[v] and said[v].sum() > 0]
+        per_sample.append(
+            [
+                blended(network.rgb_fc, last, color, [v for v in rows if inside[v]]),
+                blended(network.sem_fc, last, said, voters),
+            ]
+        )
+    tokens = network.ray_attention(torch.stack(tokens)[None], torch.stack(asking)[None])
+    density = network.out_geometry_fc(tokens[0])[:, 0] * seen.inside[ray].any(1)
+    color, votes = (torch.stack(own) for own in zip(*per_sample, strict=True))
+    return density, color, votes
+
+
+def blended(layers, rows, values, voters):
+    if not voters:
+        return torch.zeros_like(values[0])
+    powers = torch.stack([layers(rows[v])[0] for v in voters]).exp()
+    return sum(
+        p / powers.sum() * values[v] for p, v in zip(powers, voters, strict=True)
+    )
+
+
+@pytest.mark.parametrize("mask", ["keys", "queries"])
+def test_the_network_is_its_layers_written_out(mask):
+    torch.manual_seed(1)
+    network = Network(4, mask, "voted").double()
+    seen = random_sights()
+    points = network(seen)
+    for ray in range(len(seen.inside)):
+        density, color, votes = written_out(network, seen, ray)
+        # Two heads and the density are added up in single precision.
+        close = {"rtol": 1e-5, "atol": 1e-6}
+        torch.testing.assert_close(points.density[ray].double(), density, **close)
+        torch.testing.assert_close(points.color[ray].double(), color, **close)
+        torch.testing.assert_close(points.semantic[ray].double(), votes, **close)
+
+
+PLANE = 5  # of the coarse samples, in each of which a plane may lie
+
+
+def on_a_plane(monkeypatch, method):
+    """Put all density where the plane is; return its depth."""
+    depths = spaced(method.range_m, SETTINGS.coarse_samples, "inverse-depth", K_DEVICE)
+    plane_m, looked_at = float(depths[PLANE]), []
+
+    def look(context, features, points_world, votes, look=ibrnet.look):
+        looked_at.append(points_world[..., 2])
+        return look(context, features, points_world, votes)
+
+    def dense(forward):
+        def wrapped(seen):
+            there = (looked_at[-1] - plane_m).abs() < 1e-9
+            return forward(seen)._replace(density=1e3 * there.float())
+
+        return wrapped
+
+    monkeypatch.setattr(ibrnet, "look", look)
+    for network in (method.net_coarse, method.net_fine):
+        monkeypatch.setattr(network, "forward", dense(network.forward))
+    return plane_m
+
+
+K_DEVICE = torch.device("cpu")
+
+
+def shade(x, y):
+    """Return the plane's colours, 0..1, linear along it."""
+    return np.stack([0.5 + 0.2 * x, 0.5 - 0.25 * y, 0.4 + 0.1 * x + 0.1 * y], -1)
+
+
+def share_left(x, _):
+    return 0.5 - 0.3 * x
+
+
+def plane_views(plane_m, poses):
+    """Return what views show of the plane, and what a prior says of two classes."""
+    u, v = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    pictures, maps = [], []
+    for pose in poses:
+        x = (u - K[0, 2]) / K[0, 0] * plane_m + pose[0, 3]
+        y = (v - K[1, 2]) / K[1, 1] * plane_m + pose[1, 3]
+        pictures.append((255 * shade(x, y)).round().clip(0, 255).transpose(2, 0, 1))
+        own = np.zeros((CLASSES, HEIGHT, WIDTH))
+        own[LEFT] = (200 * share_left(x, y)).round()
+        own[RIGHT] = 200 - own[LEFT]
+        maps.append(own)
+    return sources_at(poses, np.stack(pictures), np.stack(maps))
+
+
+def test_a_plane_is_rendered_where_it_is_and_as_it_is(monkeypatch):
+    method = method_of("voted")
+    plane_m = on_a_plane(monkeypatch, method)
+    sources = plane_views(plane_m, POSES)
+    pose = moved_by(0.02, 0.03)
+    rays = rays_of(pose, (10, 8), (WIDTH - 10, HEIGHT - 8), 3)
+    at = rays.at(torch.full((len(rays.origins_world), 1), plane_m))[:, 0].numpy()
+    color = torch.from_numpy(shade(at[:, 0], at[:, 1])).float()
+    left = torch.from_numpy(share_left(at[:, 0], at[:, 1])).float()
+    for own in rendered(method, sources, pose, rays):
+        assert (own.depth_m - plane_m).abs().max() < 1e-6
+        assert (own.color - color).abs().max() < 0.6 / 255
+        assert (own.semantic[:, LEFT] - left).abs().max() < 0.6 / 200
+        assert (own.semantic[:, RIGHT] - (1 - left)).abs().max() < 0.6 / 200
+        assert own.usable.all()
+
+
+def test_a_view_that_says_nothing_or_sees_nothing_has_no_vote(monkeypatch):
+    method = method_of("voted")
+    plane_m = on_a_plane(monkeypatch, method)
+    views = plane_views(plane_m, [*POSES, BACKWARDS])
+    maps = views.maps.clone()
+    maps[0] = 0
+    maps[3, :] = 0
+    maps[3, 11] = 255  # which is only in sight of the view that looks away
+    rays = rays_of(AHEAD, (10, 8), (WIDTH - 10, HEIGHT - 8), 3)
+    at = rays.at(torch.full((len(rays.origins_world), 1), plane_m))[:, 0].numpy()
+    left = torch.from_numpy(share_left(at[:, 0], at[:, 1])).float()
+    answer = rendered(method, views._replace(maps=maps), AHEAD, rays)[-1]
+    assert (answer.semantic[:, LEFT] - left).abs().max() < 0.6 / 200
+    assert (answer.semantic[:, 11] == 0).all()
+
+
+def test_logits_of_a_head_that_always_says_the_same_are_weighted_by_light():
+    method = method_of("predicted")
+    said = torch.linspace(-1, 2, CLASSES)
+    with torch.no_grad():
+        for network in (method.net_coarse, method.net_fine):
+            network.sem_fc[-1].weight.zero_()
+            network.sem_fc[-1].bias.copy_(said)
+    assert method.says == "logits"
+    for own in rendered(method, sources_at(POSES)):
+        expected = own.weights.sum(1, keepdim=True) * said
+        torch.testing.assert_close(own.semantic, expected)
+
+
+@pytest.mark.parametrize("semantics", ALL)
+def test_the_order_of_sources_does_not_matter(semantics):
+    method, sources = method_of(semantics), sources_at([*POSES, BACKWARDS])
+    order = torch.tensor([2, 0, 3, 1])
+    turned = Sources(*(values[order] for values in sources))
+    for one, other in zip(
+        rendered(method, sources), rendered(method, turned), strict=True
+    ):
+        assert torch.equal(one.usable, other.usable)
+        for values, others in zip(one[:4], other[:4], strict=True):
+            torch.testing.assert_close(values, others, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("mask", ["keys", "queries"])
+@pytest.mark.parametrize("semantics", ALL)
+@pytest.mark.parametrize(
+    ("poses", "some", "all_"),
+    [
+        ([*POSES, BACKWARDS], True, True),
+        ([POSES[0]], True, False),
+        ([POSES[0], BACKWARDS], False, False),  # two must see a point
+        ([BACKWARDS, moved_by(0, 0, 50.0)], False, False),  # nobody sees any
+        ([AHEAD, AHEAD], True, True),  # where the camera itself is
+    ],
+)
+def test_nothing_breaks_whatever_views_see(poses, some, all_, semantics, mask):
+    method = method_of(semantics, mask=mask).train()
+    context = method.encode(sources_at(poses), camera_at(AHEAD))
+    rays = rays_of(AHEAD)
+    passes = method.render(context, rays)
+    assert is_finite(passes)
+    assert passes[-1].usable.any() == some
+    assert passes[-1].usable.all() == all_ or some
+    truth = random_truth(len(passes[0].color))
+    losses = method.losses(context, passes, truth)
+    sum(errors.sum() for errors in losses.values()).backward()
+    gradients = [own.grad for own in method.parameters()]
+    assert all(own is not None and own.isfinite().all() for own in gradients)
+    if not some:
+        assert all(len(errors) == 0 for errors in losses.values())
+
+
+def test_a_ray_is_usable_if_an_eighth_of_its_samples_is_seen_twice():
+    """Two views see a slab each; the rays run through both slabs, or through one."""
+    method = method_of(coarse_samples=64, fine_samples=64)
+    poses = [moved_by(-0.5, 0), moved_by(0.5, 0)]
+    sources = sources_at(poses)
+    rays = rays_of(AHEAD, step=1)
+    coarse = rendered(method, sources, rays=rays)[0]
+    depths = spaced(method.range_m, 64, "inverse-depth", K_DEVICE)
+    points = rays.at(depths.expand(len(rays.origins_world), -1)).numpy()
+    counts = np.zeros(points.shape[:2], int)
+    for pose in poses:
+        own = points - pose[:3, 3]
+        uv = own[..., :2] / own[..., 2:] * K[0, 0] + K[:2, 2]
+        counts += ((uv >= -0.5) & (uv < [WIDTH - 0.5, HEIGHT - 0.5])).all(-1)
+    expected = (counts == 2).sum(1) > 8
+    assert 0 < expected.sum() < len(expected)
+    assert (coarse.usable.numpy() == expected).all()
+
+
+def test_chance_takes_part_in_training_alone():
+    method, sources = method_of(), sources_at(POSES)
+    one, other = (rendered(method, sources)[-1] for _ in range(2))
+    assert torch.equal(one.depth_m, other.depth_m)
+    method.train()
+    one, other = (rendered(method, sources)[0] for _ in range(2))
+    assert not torch.equal(one.depth_m, other.depth_m)
+
+
+def test_the_second_pass_looks_where_the_first_and_more():
+    method = method_of()
+    coarse, fine = rendered(method, sources_at(POSES))
+    assert coarse.weights.shape[1] == SETTINGS.coarse_samples
+    assert fine.weights.shape[1] == SETTINGS.coarse_samples + SETTINGS.fine_samples
+
+
+@pytest.mark.parametrize(
+    ("semantics", "needs"), zip(ALL, [(), (), {"prior"}], strict=True)
+)
+def test_losses_hold_both_passes_against_what_is_known(semantics, needs):
+    method = method_of(semantics)
+    truth = random_truth(6)
+    right = torch.nn.functional.one_hot(
+        truth.labels.clamp(max=CLASSES - 1).long(), CLASSES
+    )
+    usable = torch.tensor([True, True, True, True, True, False])
+    said = {"nothing": right[:, :0], "predicted": 50 * right, "voted": right}[semantics]
+    own = Rendered(truth.color, truth.color[:, 0], said.float(), truth.color, usable)
+    wrong = own._replace(color=1 + truth.color, semantic=torch.zeros_like(own.semantic))
+    losses = method.losses(None, [wrong, own], truth)
+    assert method.needs == set(needs)
+    assert losses["fine_color"].tolist() == [0] * 5
+    assert losses["coarse_color"].tolist() == pytest.approx([1] * 5)
+    if semantics == "nothing":
+        assert set(losses) == {"coarse_color", "fine_color"}
+        return
+    assert losses["fine_semantic"].tolist() == pytest.approx([0] * 3)
+    worst = {"predicted": np.log(CLASSES), "voted": -np.log(1e-4)}[semantics]
+    assert losses["coarse_semantic"].tolist() == pytest.approx([0.5 * worst] * 3)
+
+
+def test_the_encoder_learns_at_the_rate_of_a_backbone():
+    method = method_of("voted")
+    rates = {
+        id(own): group["lr"]
+        for group in method.parameter_groups(TRAINING)
+        for own in group["params"]
+    }
+    for name, own in method.named_parameters():
+        rate = 1e-3 if name.startswith("feature_net.") else 5e-4
+        assert rates[id(own)] == pytest.approx(rate)
+
+
+def test_a_range_begins_before_it_ends():
+    with pytest.raises(BadInput, match="near_m"):
+        ibrnet.build(replace(SETTINGS, near_m=6.0), {})
+
+
+def test_cameras_may_look_anywhere():
+    """Sights do not depend on where the world's axes point."""
+    method = method_of("voted")
+    turn = look_at((1.0, -2.0, 3.0), (0.0, 0.5, 2.0))
+    plain, turned = (
+        rendered(method, sources_at([own @ pose for pose in POSES]), own @ AHEAD)[0]
+        for own in (np.eye(4), turn)
+    )
+    assert torch.equal(plain.usable, turned.usable)
+
+
+def test_rays_are_rendered_alike_in_parts_and_together():
+    method, sources = method_of("voted"), sources_at(POSES)
+    rays = rays_of(AHEAD)
+    whole = rendered(method, sources, rays=rays)[-1]
+    half = Rays(*(values[20:] for values in rays))
+    part = rendered(method, sources, rays=half)[-1]
+    for values, others in zip(whole[:4], part[:4], strict=True):
+        torch.testing.assert_close(values[20:], others, rtol=1e-4, atol=1e-5)
