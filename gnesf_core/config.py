@@ -345,10 +345,20 @@ class ViewDataConfig:
 class NovelViewsConfig:
     """Which frames fields render that they were not shown, and how finely."""
 
-    frames: int  # of each scene, evenly spread
+    protocol: str  # held-out, or a published system's, released or clean
+    frames: int  # of each scene, evenly spread; published protocols say it themselves
     training_scenes: int  # that tables of "novel views" score, evenly spread
     width: int  # pixels of the rendered maps
     height: int
+
+
+@dataclass(frozen=True)
+class ImageQualityConfig:
+    """How rendered colours are compared with pictures."""
+
+    protocol: str  # gnesf, sray, gsnerf or gpnerf: windows, ranges, masks
+    vgg: str  # LPIPS: torchvision's VGG16, a file of the user's; "" = no LPIPS
+    linear: str  # LPIPS: its own layers, weights/v0.1/vgg.pth of the package lpips
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from gnesf_core.config import ImageQualityConfig
 from gnesf_core.data import store
 from gnesf_core.data.provenance import provenance
-from gnesf_core.data.publish import write_json
+from gnesf_core.data.publish import sha256_of, write_json
 from gnesf_core.data.rendered import View, Views
+from gnesf_core.evaluation.image_quality import Distance, words
 from gnesf_core.evaluation.novel_views import classes_of, score_views
 from gnesf_core.spread import spread
 from gnesf_core.viz.picture import class_colors
@@ -27,24 +29,47 @@ ROWS = 4
 TITLES = ("picture", "rendered colour", "true classes", "rendered classes", "errors")
 
 
-def main(frames: Path, views: Path, out: Path, picture: Path, field: str) -> None:
+def main(
+    frames: Path,
+    views: Path,
+    out: Path,
+    picture: Path,
+    field: str,
+    quality: ImageQualityConfig,
+) -> None:
     """Write the scores of every rendered frame, and a picture of a few.
 
     `field` is what rendered them, a name for tables.
     """
+    lpips, weights = _lpips(quality)
     with store.Frames(frames) as kept, Views(views, kept) as rendered:
         seen = {
             int(position): rendered.view(number)
             for number, position in enumerate(rendered.positions)
         }
-        scores = score_views(seen, kept)
+        scores = score_views(seen, kept, quality.protocol, lpips)
         lines = dict(zip(seen, scores["frames"], strict=True))
         _draw(seen, lines, kept, field, picture)
         inputs = rendered.provenance["inputs"] | {"views": rendered.fingerprint}
-        made_by = provenance("evaluate_views", {}, inputs)
-        protocol = dict(rendered.about)
+        about = {"quality": quality.protocol}
+        made_by = provenance("evaluate_views", about, inputs | weights)
+        protocol = rendered.about | {
+            "image_quality": quality.protocol,
+            "image_words": words(quality.protocol, lpips is not None),
+        }
         names = {"scene": kept.scene, "field": field, "provenance": made_by}
     write_json(out, names | {"protocol": protocol} | scores)
+
+
+def _lpips(quality: ImageQualityConfig) -> tuple[Distance | None, dict[str, str]]:
+    """Return the distance, if its weights are at hand, and their digests."""
+    paths = {"vgg": quality.vgg, "linear": quality.linear}
+    if not all(paths.values()):
+        return None, {}
+    from gnesf_core.evaluation.lpips import read_lpips  # which needs torch
+
+    network = read_lpips(Path(quality.vgg), Path(quality.linear))
+    return network.distance, {name: sha256_of(Path(p)) for name, p in paths.items()}
 
 
 def _draw(

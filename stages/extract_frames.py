@@ -30,13 +30,15 @@ def main(
     label_map: Path | None = None,
     label_map_sha256: list[str] | None = None,
     capture: CaptureConfig = ANY_CAPTURE,
+    intrinsics: str = "true",
 ) -> None:
     """Decide which frames of `scan` are usable, key frames or views, and store them.
 
-    A capture, whose world may lie anyhow, is set upright first.
+    A capture, whose world may lie anyhow, is set upright first. `intrinsics` are true,
+    or released: those that published systems read Replica with.
     """
     with ExitStack() as stack:
-        source = open_scan(format, scan)
+        source = open_scan(format, scan, intrinsics == "released")
         stack.callback(source.close)
         inputs = {"scan": source.sha256()}
         for warning in source.warnings:
@@ -52,6 +54,8 @@ def main(
             world = find_world(source, capture)
             source.move(world)
             recipe["capture"] = asdict(capture)
+        if intrinsics != "true":
+            recipe["intrinsics"] = intrinsics
         made_by = provenance("extract_frames", recipe, inputs)
         extract(out, source, scene, label_source, config, made_by, world)
 

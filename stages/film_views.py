@@ -11,6 +11,7 @@ from gnesf_core.data.rendered import View
 from gnesf_core.evaluation.prior import decide
 from gnesf_core.progress import Progress
 from gnesf_core.shapes import UInt8
+from gnesf_core.views.choice import HELD_OUT
 from gnesf_core.views.rendering import flight_along, unwound
 from gnesf_core.viz.picture import class_colors
 from stages.cli import run
@@ -37,7 +38,7 @@ def main(
     """Write an animated picture of colours beside classes, which browsers play."""
     after = Segmenter(segmenter, segmenter_recipe, segmenter_weights)
     with open_renderer(
-        module, recipe, weights, sources, frames, prior, after, device
+        module, recipe, weights, sources, frames, prior, after, device, HELD_OUT
     ) as (renderer, *_):
         way = flight_along(renderer.frames, flight.frames)
         size, progress = (flight.width, flight.height), Progress("frames", len(way))

@@ -17,10 +17,14 @@ def main(
     format: str,
     config: TargetsConfig,
     device: str = "cpu",
+    intrinsics: str = "true",
 ) -> None:
-    """Read the validity of frames from `frames` and their depth from `scan`."""
+    """Read the validity of frames from `frames` and their depth from `scan`.
+
+    `intrinsics` are those of the extraction.
+    """
     with store.Frames(frames) as kept:
-        source = open_scan(format, scan)
+        source = open_scan(format, scan, intrinsics == "released")
         levels = fuse_scan(source, kept, config, device)
         source.close()
         inputs = {"frames": kept.fingerprint}

@@ -36,7 +36,9 @@ def main(
     with scene_inputs(frames, volume, prior, features) as (scene, inputs):
         method = SurfaceField(network, scene_for(network, scene, where))
         sources = sources_of(network.settings, network.picture_size)
-        renderer = Renderer(method.eval(), scene.frames, scene.prior, sources, where)
+        renderer = Renderer(
+            method.eval(), scene.frames, scene.prior, sources, where, views.protocol
+        )
         about = {"module": module, "settings": asdict(config), "views": asdict(views)}
         inputs |= opened.inputs()
         made_by = provenance("render_field", about, inputs, packages=packages)

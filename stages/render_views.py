@@ -30,7 +30,7 @@ def main(
     """
     after = Segmenter(segmenter, segmenter_recipe, segmenter_weights)
     with open_renderer(
-        module, recipe, weights, sources, frames, prior, after, device
+        module, recipe, weights, sources, frames, prior, after, device, views.protocol
     ) as (renderer, config, packages, inputs):
         about = {
             "module": module,

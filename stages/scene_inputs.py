@@ -92,6 +92,7 @@ def open_renderer(
     prior: Path | None,
     segmenter: Segmenter,
     device: str,
+    protocol: str,
 ) -> Iterator[OpenRenderer]:
     """Yield the method of `gnesf_core.views.<module>`, and the files of a scene."""
     where = device_named(device)
@@ -109,7 +110,9 @@ def open_renderer(
         if prior is not None:
             maps = stack.enter_context(store.PriorMaps(prior, kept))
             inputs["prior"] = maps.fingerprint
-        renderer = Renderer(method.to(where).eval(), kept, maps, sources, where)
+        renderer = Renderer(
+            method.to(where).eval(), kept, maps, sources, where, protocol
+        )
         yield OpenRenderer(renderer, config, kind.PACKAGES, inputs)
 
 

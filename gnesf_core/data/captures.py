@@ -24,12 +24,15 @@ from gnesf_core.labels import LabelMap
 from gnesf_core.shapes import UInt8
 
 
-def open_scan(format: str, path: Path) -> Scan:
-    """Open the raw capture at `path`; the caller closes it."""
+def open_scan(format: str, path: Path, released_intrinsics: bool = False) -> Scan:
+    """Open the raw capture at `path`; the caller closes it.
+
+    Published systems read Replica with a wrong intrinsic; see `ReplicaScan`.
+    """
     if format == "scannet":
         return SensReader(path)
     if format == "replica":
-        return ReplicaScan(Path(path).parent)
+        return ReplicaScan(Path(path).parent, released_intrinsics)
     if format == "capture":
         return PosedImages(_read_capture(Path(path)))
     raise BadInput(

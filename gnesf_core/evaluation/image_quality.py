@@ -17,7 +17,7 @@ from gnesf_core.shapes import Bool, Float, Float64, UInt8
 # LPIPS of two pictures, 0..1; the flag says whether the network is shown -1..1 instead.
 Distance = Callable[[np.ndarray, np.ndarray, bool], float]
 
-NO_LPIPS = "LPIPS: no weights given (config key `lpips`)"
+NO_LPIPS = "LPIPS: no weights given (config key `image_quality`)"
 _LEAST_ERROR = 1e-10  # equal pictures, whose PSNR is infinite, count 100 dB
 _STABILITY = (0.01**2, 0.03**2)  # SSIM's constants for a range of 1
 

@@ -14,16 +14,24 @@ import numpy as np
 from gnesf_core.data.rendered import View
 from gnesf_core.data.store import Frames
 from gnesf_core.errors import BadInput
-from gnesf_core.evaluation import semantics
-from gnesf_core.evaluation.prior import decide, image_scores
+from gnesf_core.evaluation import prior, semantics
+from gnesf_core.evaluation.image_quality import Distance, image_scores
 from gnesf_core.nets.pictures import frame_picture
-from gnesf_core.shapes import UInt8
+from gnesf_core.shapes import Int64, UInt8
 
 _ROUNDING = 1 / 12  # mean square by which whole numbers miss what they stand for
 
 
-def score_views(views: Mapping[int, View], frames: Frames) -> dict[str, object]:
-    """Score views, by position of their frames, as plain values ready for JSON."""
+def score_views(
+    views: Mapping[int, View],
+    frames: Frames,
+    quality: str = "gnesf",
+    lpips: Distance | None = None,
+) -> dict[str, object]:
+    """Score views, by position of their frames, as plain values ready for JSON.
+
+    `quality` names the protocol by which pictures are compared.
+    """
     if not frames.has_labels:
         raise BadInput(
             frames.path,
@@ -37,8 +45,9 @@ def score_views(views: Mapping[int, View], frames: Frames) -> dict[str, object]:
     for position, view in views.items():
         own = semantics.confusion(frames.labels(position), classes_of(view, frames))
         counts += own
-        line = {"index": int(frames.index[position])} | image_scores(own)
-        lines.append(line | _picture_scores(view, frames, position))
+        line = {"index": int(frames.index[position])} | prior.image_scores(own)
+        line |= _picture_scores(view, frames, position)
+        lines.append(line | _image_scores(view, frames, position, quality, lpips))
     return {
         "frames": lines,
         "frames_without_truth": sum(line["pixels"] == 0 for line in lines),
@@ -51,7 +60,7 @@ def score_views(views: Mapping[int, View], frames: Frames) -> dict[str, object]:
 
 def classes_of(view: View, frames: Frames) -> UInt8[np.ndarray, "h w"]:
     """Return a view's classes at the size of the labels; `IGNORE` where it has none."""
-    labels, _ = decide(view.probabilities, frames.color_size)
+    labels, _ = prior.decide(view.probabilities, frames.color_size)
     return labels
 
 
@@ -64,6 +73,32 @@ def _picture_scores(view: View, frames: Frames, position: int) -> dict[str, obje
         "psnr_db": psnr_db(view.color[view.known], picture[view.known]),
         "sources": [int(frames.index[source]) for source in view.sources],
     }
+
+
+def _image_scores(
+    view: View, frames: Frames, position: int, quality: str, lpips: Distance | None
+) -> dict[str, float | None]:
+    """Compare all of a view's colours with the picture, unseen pixels and all."""
+    height, width = view.known.shape
+    truth = frame_picture(frames, position, (width, height)).permute(1, 2, 0).numpy()
+    known = None
+    if frames.has_depth:
+        rows, columns = _nearest(frames.depth_size, (width, height))
+        known = frames.depth_m(position)[rows[:, None], columns] > 0
+    color = view.color.astype(np.float32) / 255
+    scores = image_scores(quality, color, truth, known, lpips)
+    return {"full_psnr_db": scores.pop("psnr_db")} | scores
+
+
+def _nearest(
+    from_size: tuple[int, int], to_size: tuple[int, int]
+) -> tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " columns"]]:
+    """Return the rows and columns of the pixels that a smaller picture's lie in."""
+    columns, rows = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+        for old, new in zip(from_size, to_size, strict=True)
+    )
+    return rows, columns
 
 
 def psnr_db(

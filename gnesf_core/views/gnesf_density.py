@@ -224,7 +224,7 @@ class Score(nn.Module):
 class VolumeUNet(nn.Module):
     """H_g: means and variances -> M, by way of a half and a quarter of the voxels.
 
-    Volumes have four voxels or more along each axis.
+    Volumes have five voxels or more along some axis.
     """
 
     def __init__(self, inputs: int, channels: int) -> None:

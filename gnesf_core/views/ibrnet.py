@@ -56,6 +56,7 @@ _POINT = 16  # numbers about a point, on which its ray's points look at each oth
 _LEAST_SEEN = 1 / 8  # of a ray's samples, or nothing is learned from it
 _LEAST_WEIGHT = 1e-4  # a ray that meets less hardly says anything of classes
 _SAYS = {"nothing": "nothing", "predicted": "logits", "voted": "probabilities"}
+_FIRST_DENSITY = 0.1  # of all points, before anything is learned
 # Layers that the released code leaves as Torch initialises them.
 _AS_THEY_ARE = ("ray_dir_fc", "ray_attention", "out_geometry_fc")
 
@@ -108,6 +109,10 @@ class Network(nn.Module):
             if isinstance(module, nn.Linear) and not name.startswith(_AS_THEY_ARE):
                 nn.init.kaiming_normal_(module.weight)
                 nn.init.zeros_(module.bias)
+        # As Torch initialises this layer, every tenth network sees nothing anywhere:
+        # behind a ReLU, it could not learn to.
+        nn.init.zeros_(self.out_geometry_fc[2].weight)
+        nn.init.constant_(self.out_geometry_fc[2].bias, _FIRST_DENSITY)
 
     def forward(self, seen: Seen) -> Points:
         """Return what the views' sights of rays' samples amount to."""
@@ -208,7 +213,8 @@ class Ibrnet(Method):
     def encode(self, sources: Sources, camera: Camera) -> Context:
         """Look at the source views."""
         pictures = sources.pictures.float() / 255
-        coarse, fine = self.feature_net(pictures).chunk(2, 1)
+        # Maps in half precision would be sampled at places rounded to it.
+        coarse, fine = self.feature_net(pictures).float().chunk(2, 1)
         return Context(sources, camera, pictures, (coarse, fine))
 
     def render(self, context: Context, rays: Rays) -> list[Rendered]:

@@ -11,7 +11,6 @@ import torch
 from gnesf_core.config import NovelViewsConfig, SourceViewsConfig
 from gnesf_core.data.rendered import View, write_views
 from gnesf_core.data.store import Frames, PriorMaps, quantize_probabilities
-from gnesf_core.errors import BadInput
 from gnesf_core.fields.interface import UNSEEN_COLOR
 from gnesf_core.geometry import camera
 from gnesf_core.labels import CLASS_NAMES
@@ -19,28 +18,20 @@ from gnesf_core.progress import Progress
 from gnesf_core.rendering.rays import Rays, depth_rays
 from gnesf_core.rendering.sources import read_sources
 from gnesf_core.shapes import Float64
-from gnesf_core.spread import spread
 from gnesf_core.training.loop import moved
+from gnesf_core.views.choice import (
+    HELD_OUT,
+    sources_of_frame,
+    sources_of_pose,
+    targets,
+    words,
+)
 from gnesf_core.views.interface import Method, Rendered, joined, probabilities
-from gnesf_core.views.samples import camera_of, candidates_of, source_views
+from gnesf_core.views.samples import camera_of
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 11  # rays that are rendered at once
-
-
-def held_out_frames(frames: Frames, most: int) -> list[int]:
-    """Return the positions of views that are no key frames, evenly spread."""
-    held_out = np.flatnonzero(frames.is_view & ~frames.is_key)
-    if len(held_out) == 0:
-        raise BadInput(
-            frames.path,
-            "frames",
-            expected="views that are no key frames, to be rendered",
-            found=f"none among {len(frames)}",
-            remedy="set `view_stride` in `frames`, or leave the scene out of the split",
-        )
-    return held_out[spread(len(held_out), most)].tolist()
 
 
 class Renderer:
@@ -53,39 +44,31 @@ class Renderer:
         prior: PriorMaps | None,
         sources: SourceViewsConfig,
         device: torch.device,
+        protocol: str = HELD_OUT,
     ) -> None:
         self._method, self.frames, self._prior = method, frames, prior
         self.sources, self._device = sources, device
+        self.protocol = protocol
 
     def render_frame(self, target: int, size: tuple[int, int]) -> View:
         """Return what a frame's camera sees; its own pixels take no part."""
-        frames = self.frames
-        pose = frames.world_from_camera[target]
-        candidates = candidates_of(frames, target, self.sources)
-        if len(candidates) == 0 and not self._method.of_one_scene:
-            raise BadInput(
-                frames.path,
-                "frames",
-                expected=f"source views (`frames: {self.sources.frames}`)",
-                found="none beside the frame that is rendered",
-                remedy="choose other source frames in the method's recipe",
+        views = []
+        if not self._method.of_one_scene:
+            views = sources_of_frame(
+                self.frames, target, self.protocol, self.sources, self._method.range_m
             )
-        return self._render(pose, size, self._views(target, candidates))
+        return self._render(self.frames.world_from_camera[target], size, views)
 
     def render_pose(
         self, world_from_camera: Float64[np.ndarray, "4 4"], size: tuple[int, int]
     ) -> View:
         """Return what a camera sees that no frame has, anywhere in the scene."""
-        offsets = self.frames.world_from_camera[:, :3, 3] - world_from_camera[:3, 3]
-        nearest = int(np.linalg.norm(offsets, axis=1).argmin())
-        everything = candidates_of(self.frames, -1, self.sources)
-        return self._render(world_from_camera, size, self._views(nearest, everything))
-
-    def _views(self, target: int, candidates: np.ndarray) -> list[int]:
-        if self._method.of_one_scene:
-            return []
-        range_m = self._method.range_m
-        return source_views(self.frames, target, candidates, self.sources, range_m)
+        views = []
+        if not self._method.of_one_scene:
+            views = sources_of_pose(
+                self.frames, world_from_camera, self.sources, self._method.range_m
+            )
+        return self._render(world_from_camera, size, views)
 
     @torch.inference_mode()
     def _render(
@@ -141,8 +124,10 @@ def write_held_out(
 ) -> None:
     """Render held-out frames into a `views` file, with what tables say of them."""
     frames, size = renderer.frames, (views.width, views.height)
-    positions = held_out_frames(frames, views.frames)
+    positions = targets(frames, views.protocol, views.frames)
     about = {
+        "views": views.protocol,
+        "views_words": words(views.protocol),
         "geometry": geometry,
         "frames_per_scene": views.frames,
         "size": f"{views.width}x{views.height}",

@@ -11,11 +11,11 @@ from torch import Tensor
 from gnesf_core.config import SourceViewsConfig, TrainingConfig, ViewDataConfig
 from gnesf_core.data.store import Frames, PriorMaps
 from gnesf_core.evaluation.prior import decide
-from gnesf_core.rendering.choice import frames_of_kind, nearest_useful
 from gnesf_core.rendering.frame_samples import FrameSamples, Truth
 from gnesf_core.rendering.rays import Rays, depth_rays
 from gnesf_core.rendering.sources import Sources, read_sources
 from gnesf_core.shapes import Float64
+from gnesf_core.views.choice import nearest_sources
 from gnesf_core.views.interface import Camera, Method
 
 
@@ -91,7 +91,7 @@ class ViewSamples(FrameSamples):
         views = []
         if self._looks:
             candidates = self.candidates(frames, target)
-            views = source_views(
+            views = nearest_sources(
                 frames, target, candidates, self._sources, self._range_m
             )
         size = self._sources.image_width, self._sources.image_height
@@ -113,26 +113,6 @@ class ViewSamples(FrameSamples):
             poses = self.files(scene).frames.world_from_camera
             centres.append(torch.from_numpy(poses[targets, :3, 3]))
         return torch.cat(centres)
-
-
-def source_views(
-    frames: Frames,
-    target: int,
-    candidates: np.ndarray,
-    sources: SourceViewsConfig,
-    range_m: tuple[float, float],
-) -> list[int]:
-    """Return the views that a target is rendered from."""
-    most, least = sources.views, sources.overlap
-    return nearest_useful(frames, target, candidates, most, least, range_m[1])
-
-
-def candidates_of(
-    frames: Frames, target: int, sources: SourceViewsConfig
-) -> np.ndarray:
-    """Return the frames that may be sources of a target, which is none itself."""
-    candidates = frames_of_kind(frames, sources.frames)
-    return candidates[candidates != target]
 
 
 def camera_of(

@@ -23,7 +23,8 @@ from gnesf_core.labels import IGNORE
 from gnesf_core.rendering.rays import rays_through
 from gnesf_core.spread import spread
 from gnesf_core.views import rendering
-from gnesf_core.views.rendering import Renderer, held_out_frames
+from gnesf_core.views.choice import HELD_OUT, targets
+from gnesf_core.views.rendering import Renderer
 from gnesf_core.views.surface_field import SurfaceField, sources_of
 from tests import room_files, tiny_room
 
@@ -149,7 +150,7 @@ def test_a_frame_never_votes_on_its_own_view(folder, kind):
     with renderer(folder, (4, 3), source_frames=kind, views=COUNT) as (made, frames):
         roles = {"keys": frames.is_key, "views": frames.is_view}
         chosen = roles.get(kind, np.ones(COUNT, bool))
-        for target in held_out_frames(frames, 2):
+        for target in targets(frames, HELD_OUT, 2):
             sources = made(target).sources
             assert target not in sources and chosen[list(sources)].all()
 
@@ -214,9 +215,9 @@ def test_without_other_source_views_there_is_nothing_to_render_from(tmp_path):
 def test_held_out_frames_are_views_and_no_key_frames(folder):
     with store.Frames(folder / "frames.h5") as frames:
         every = [n for n in range(COUNT) if ROLES[1][n] and not ROLES[0][n]]
-        assert held_out_frames(frames, 100) == every == [1, 5, 9, 13]
-        assert held_out_frames(frames, 2) == [5, 13]
-        assert held_out_frames(frames, 1) == [9]
+        assert targets(frames, HELD_OUT, 100) == every == [1, 5, 9, 13]
+        assert targets(frames, HELD_OUT, 2) == [5, 13]
+        assert targets(frames, HELD_OUT, 1) == [9]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9, 100])
@@ -234,7 +235,7 @@ def test_places_are_spread_evenly(count, most):
 def test_a_scene_without_held_out_frames_is_refused(tmp_path):
     path = room_files.write_frames(tmp_path / "f.h5", [True, True], [True, False])
     with store.Frames(path) as frames, pytest.raises(BadInput, match="no key frames"):
-        held_out_frames(frames, 3)
+        targets(frames, HELD_OUT, 3)
 
 
 # What it scores.

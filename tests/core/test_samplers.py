@@ -70,7 +70,7 @@ def test_samples_invert_the_distribution_of_the_weights(seed):
     within = torch.from_numpy(rng.uniform(0, 1, (4, 30)))
     found = by_weight(weights, edges, within)
     for ray in range(4):
-        climbing = np.concatenate([[0], np.cumsum(weights[ray])])
+        climbing = np.concatenate([[0], np.cumsum(weights[ray].numpy())])
         wanted = (np.arange(30) + within[ray].numpy()) / 30
         expected = np.interp(wanted, climbing / climbing[-1], edges[ray])
         np.testing.assert_allclose(found[ray], expected, rtol=1e-10)

@@ -196,22 +196,21 @@ def test_gradients_reach_every_weight_of_both_networks():
         assert parameter.grad.any()
 
 
+@pytest.mark.slow
 def test_it_learns_a_scene_by_heart():
     torch.manual_seed(0)
-    method = SemanticNerf(
-        settings(density_noise=0.1, coarse_samples=16, fine_samples=16)
-    )
+    method = SemanticNerf(settings(density_noise=0.1, coarse_samples=8, fine_samples=8))
     method.fit_to(fan().origins_world)
     steps = torch.linspace(0, 1, 9)
     color = torch.stack([steps, 1 - steps, steps * 0 + 0.5], 1)
     truth = truth_of([2] * 4 + [IGNORE] + [7] * 4, color)
-    optimiser = torch.optim.Adam(method.parameters(), 3e-2)
-    for _ in range(40):
+    optimiser = torch.optim.Adam(method.parameters(), 2e-2)
+    for _ in range(60):
         errors = method.losses(None, method.render(None, fan()), truth)
         optimiser.zero_grad()
         sum(own.mean() for own in errors.values()).backward()
         optimiser.step()
     learned = method.eval().render(None, fan())[-1]
-    np.testing.assert_allclose(learned.color.detach(), color, atol=0.15)
+    np.testing.assert_allclose(learned.color.detach(), color, atol=0.2)
     known = truth.labels != IGNORE
     assert torch.equal(learned.semantic.argmax(1)[known], truth.labels[known].long())

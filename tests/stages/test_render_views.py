@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gnesf_core.config import FusionConfig, NovelViewsConfig
+from gnesf_core.config import FusionConfig, ImageQualityConfig, NovelViewsConfig
 from gnesf_core.data import store
 from gnesf_core.data.publish import read_json
 from gnesf_core.errors import BadInput
@@ -18,7 +18,8 @@ from tests import room_files, tiny_room
 
 COUNT = 20
 ROLES = np.arange(COUNT) % 4 != 1, np.arange(COUNT) % 2 == 1
-VIEWS = NovelViewsConfig(frames=5, width=24, height=18)
+VIEWS = NovelViewsConfig("held-out", 5, 0, 24, 18)
+QUALITY = ImageQualityConfig("gnesf", "", "")
 WRONG = (213, 94, 0)
 BED = 3
 
@@ -49,7 +50,7 @@ def render(scene, out, name="good", views=VIEWS, module="gnesf", recipe=None, **
         recipe=json.dumps(recipe), views=views, encoder=room_files.ENCODER,
     )  # fmt: skip
     picture = out.with_suffix(".png")
-    evaluate_views.main(paths["frames"], seen, out, picture, name)
+    evaluate_views.main(paths["frames"], seen, out, picture, name, QUALITY)
     return read_json(out)
 
 
@@ -76,10 +77,16 @@ def test_scores_are_those_of_the_held_out_frames_and_can_be_traced(scene, scores
     assert poor["semantics"]["overall_accuracy"] == 0.0
     assert good["rays"] == 5 * 24 * 18 >= good["rays_rendered"] > 0.9 * good["rays"]
     assert all(frame["psnr_db"] > 20 for frame in good["frames"])
-    assert good["protocol"] == {
+    protocol = dict(good["protocol"])
+    assert "no key frames" in protocol.pop("views_words")
+    assert "no weights given" in protocol.pop("image_words")
+    assert protocol == {
         "geometry": "closed-form", "frames_per_scene": 5, "size": "24x18",
-        "source_frames": "keys", "source_views": 6,
+        "source_frames": "keys", "source_views": 6, "views": "held-out",
+        "image_quality": "gnesf",
     }  # fmt: skip
+    assert all(frame["lpips"] is None for frame in good["frames"])
+    assert all(0.5 < frame["ssim"] <= 1 for frame in good["frames"])
     inputs = good["provenance"]["inputs"]
     with store.Frames(scene / "frames.h5") as frames:
         assert inputs["frames"] == frames.fingerprint

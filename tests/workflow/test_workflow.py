@@ -24,6 +24,7 @@ from gnesf_core.config import (
     GnesfConfig,
     GnesfDensityConfig,
     IbrnetConfig,
+    ImageQualityConfig,
     LabelsPriorConfig,
     Mask2FormerConfig,
     NeuconConfig,
@@ -320,6 +321,7 @@ def test_config_schema_and_dataclasses_name_the_same_keys():
         "evaluation": (EvaluationConfig,),
         "novel_views": (NovelViewsConfig,),
         "flight": (FlightConfig,),
+        "image_quality": (ImageQualityConfig,),
     }  # fmt: skip
     for section, dataclasses in sections.items():
         names = {name for d in dataclasses for name in d.__dataclass_fields__}

@@ -267,6 +267,12 @@ def capture_options(wildcards):
     return shlex.join(["--capture", known])
 
 
+def intrinsics_option(wildcards):
+    """Let Replica be read with the wrong intrinsics of published systems, if asked."""
+    released = config["datasets"][wildcards.dataset].get("released_intrinsics")
+    return shlex.join(["--intrinsics", "released"]) if released else ""
+
+
 def raw_labels(wildcards):
     """Name the files that 2D labels are read from; none for scenes without labels."""
     dataset = config["datasets"][wildcards.dataset]

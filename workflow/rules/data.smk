@@ -24,12 +24,14 @@ rule extract_frames:
         format=scan_format,
         labels=label_options,
         capture=capture_options,
+        intrinsics=intrinsics_option,
     message:
         "Extracting the frames of {wildcards.scene}"
     shell:
         "python -m stages.extract_frames --scan {input.scan:q} --out {output:q}"
         " --scene {wildcards.scene:q} --format {params.format:q} {params.labels}"
-        " {params.capture} --config {params.config:q} > {log:q} 2>&1"
+        " {params.capture} {params.intrinsics} --config {params.config:q}"
+        " > {log:q} 2>&1"
 
 
 rule fuse_targets:
@@ -53,9 +55,10 @@ rule fuse_targets:
         *code("fuse_targets"),
         config=settings("targets"),
         format=scan_format,
+        intrinsics=intrinsics_option,
     message:
         "Fusing the depth of {wildcards.scene}"
     shell:
         "python -m stages.fuse_targets --scan {input.scan:q} --frames {input.frames:q}"
-        " --out {output:q} --format {params.format:q}"
+        " --out {output:q} --format {params.format:q} {params.intrinsics}"
         " --config {params.config:q} > {log:q} 2>&1"

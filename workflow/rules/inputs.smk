@@ -316,7 +316,9 @@ def paper_table_scores(wildcards):
         scenes = evenly_spread(scenes, config["novel_views"]["training_scenes"])
     both = wildcards.table in ("views", "scenes")
     return {
-        "scores": [] if of_views and not both else expand(in_3d, name=rows, scene=scenes),
+        "scores": (
+            [] if of_views and not both else expand(in_3d, name=rows, scene=scenes)
+        ),
         "views": expand(in_2d, name=rows, scene=scenes) if of_views else [],
     }
 
@@ -340,3 +342,11 @@ def comparable_option(wildcards):
     """Say as which data set the paper knows this one, if it does."""
     name = config["datasets"][wildcards.dataset].get("paper_name")
     return shlex.join(["--comparable", name]) if name else ""
+
+
+# The user's own files that pictures are compared by, if there are any.
+LPIPS_FILES = [
+    config["image_quality"][name]
+    for name in ("vgg", "linear")
+    if config["image_quality"][name]
+]

@@ -65,12 +65,12 @@ rule render_field:
         frames="results/{dataset}/frames/{scene}.h5",
     output:
         "results/{dataset}/views/{field}/{scene}.h5",
-    wildcard_constraints:
-        field=one_of(RENDERING_FIELDS),
     log:
         "results/{dataset}/logs/render_field/{field}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/render_field/{field}/{scene}.tsv"
+    wildcard_constraints:
+        field=one_of(RENDERING_FIELDS),
     group:
         chunk("render_field")
     conda:
@@ -104,12 +104,12 @@ rule render_views:
         frames="results/{dataset}/frames/{scene}.h5",
     output:
         "results/{dataset}/views/{method}/{scene}.h5",
-    wildcard_constraints:
-        method=one_of(METHODS),
     log:
         "results/{dataset}/logs/render_views/{method}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/render_views/{method}/{scene}.tsv"
+    wildcard_constraints:
+        method=one_of(METHODS),
     group:
         chunk("render_views")
     conda:
@@ -148,12 +148,12 @@ rule film_views:
             category="Novel views",
             labels={"method": "{method}", "scene": "{scene}"},
         ),
-    wildcard_constraints:
-        method=one_of(METHODS),
     log:
         "results/{dataset}/logs/film_views/{method}/{scene}.log",
     benchmark:
         "results/{dataset}/benchmarks/film_views/{method}/{scene}.tsv"
+    wildcard_constraints:
+        method=one_of(METHODS),
     group:
         chunk("film_views")
     conda:
@@ -183,6 +183,7 @@ rule film_views:
 
 rule evaluate_views:
     input:
+        lpips=LPIPS_FILES,
         frames="results/{dataset}/frames/{scene}.h5",
         views="results/{dataset}/views/{renderer}/{scene}.h5",
     output:
@@ -206,9 +207,11 @@ rule evaluate_views:
         runtime=growing(10),
     params:
         *code("evaluate_views"),
+        quality=settings("image_quality"),
     message:
         "Scoring the views of {wildcards.scene} by {wildcards.renderer}"
     shell:
         "python -m stages.evaluate_views --frames {input.frames:q}"
         " --views {input.views:q} --out {output.scores:q}"
-        " --picture {output.picture:q} --field {wildcards.renderer:q} > {log:q} 2>&1"
+        " --picture {output.picture:q} --field {wildcards.renderer:q}"
+        " --quality {params.quality:q} > {log:q} 2>&1"
