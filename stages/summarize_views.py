@@ -26,7 +26,8 @@ def main(
             "--scores",
             expected="scores of fields that render views",
             found="none",
-            remedy="name a field by the module gnesf in the config's headline",
+            remedy="name a field by the module gnesf in the config's headline, or a "
+            "method in its table1",
         )
     rows = [read_json(path) for path in scores]
     lines = {

@@ -1,7 +1,9 @@
-"""From the scores of rendered views to the tables of fields.
+"""From the scores of rendered views to the tables of fields and methods.
 
 Scores are pooled as `pooling` says; beside them stands how much was rendered at all,
-and how close its colours are. Every table names what was rendered, from what.
+and how close its colours are. Every table names what was rendered, from what, and by
+which protocol pictures are compared. A method of view synthesis stands where a field
+does: "field" is the name of whatever rendered.
 """
 
 from collections.abc import Sequence
@@ -9,10 +11,11 @@ from typing import Any
 
 from gnesf_core.evaluation import pooling
 from gnesf_core.evaluation.pooling import Scores
-from gnesf_core.evaluation.tables import Block, mean_of_known, percent
+from gnesf_core.evaluation.tables import Block, fixed, mean_of_known, percent
 
 _SOURCES = {"keys": "key frames", "views": "views", "kept": "all kept frames"}
-_OF_FRAMES = ("rays", "rays_rendered", "psnr_db")
+_COLORS = ("psnr_db", "full_psnr_db", "ssim", "lpips")  # of the seen pixels; of all
+_OF_FRAMES = ("rays", "rays_rendered", *_COLORS)
 
 
 def per_field(rows: Sequence[Scores]) -> list[dict[str, Any]]:
@@ -24,15 +27,17 @@ def per_field(rows: Sequence[Scores]) -> list[dict[str, Any]]:
         rendered, rays = (sum(row[n] for row in own) for n in ("rays_rendered", "rays"))
         line["rendered"] = pooling.share(rendered, rays)
         images = [frame for row in own for frame in row["frames"]]
-        line["per_image_psnr_db"] = mean_of_known(
-            [frame["psnr_db"] for frame in images]
-        )
-        lines.append(line | _protocol(own))
+        line |= {
+            f"per_image_{name}": mean_of_known([frame[name] for frame in images])
+            for name in _COLORS
+        }
+        said = protocol_of(own).items()
+        lines.append(line | {n: s for n, s in said if not n.endswith("_words")})
     return lines
 
 
-def _protocol(rows: Sequence[Scores]) -> dict[str, Any]:
-    """Return what the scenes of a field say of how they were rendered."""
+def protocol_of(rows: Sequence[Scores]) -> dict[str, str]:
+    """Return what scenes say of how they were rendered, each thing once."""
     protocols = [row["protocol"] for row in rows]
     return {
         name: " / ".join(sorted({str(protocol[name]) for protocol in protocols}))
@@ -64,14 +69,16 @@ def blocks(rows: Sequence[Scores], split: str) -> list[Block]:
 
 def _about(rows: Sequence[Scores], split: str) -> str:
     """Say what all tables are about; where fields differ, name all there is."""
-    said = _protocol(rows)
+    said = protocol_of(rows)
     sources = _SOURCES.get(said["source_frames"], said["source_frames"])
     return (
-        f"Protocol: novel views of the scenes of the {split} split. Of each scene at "
-        f"most {said['frames_per_scene']} held-out frames (kept as views, no key "
-        "frames), evenly spread, are rendered from signed distances "
-        f"({said['geometry']}) and source views: {sources}, at most "
-        f"{said['source_views']}, never the frame itself. "
+        f"Protocol: novel views of the scenes of the {split} split ({said['views']}). "
+        f"{said['views_words']}. At most {said['source_views']} source views; where "
+        f"the protocol leaves it open: of each scene at most "
+        f"{said['frames_per_scene']} frames, from {sources}. Fields are rendered from "
+        f"signed distances (geometry: {said['geometry']}), methods of view synthesis "
+        "need none; those that are fitted to a scene have learned from other frames of "
+        f"it. Colours ({said['image_quality']}): {said['image_words']} "
     )
 
 
@@ -82,30 +89,34 @@ def _scores_block(lines: list[dict[str, Any]], about: str) -> Block:
         "labels, then the most probable class is taken; pixels without a true class "
         "are skipped, a pixel without a rendered class (void) is wrong. "
         f"{pooling.EXPLAINED} Rendered: share of all rays that hit a surface which "
-        "some source view sees; the others are void. All these in percent. PSNR (dB): "
-        "colours of the rendered pixels alone, against the picture at the rendered "
-        "size; mean over images.",
-        [*pooling.score_columns("field"), "rendered", "PSNR"],
+        "some source view sees; the others are void. All these in percent. Colours: "
+        "against the picture at the rendered size, mean over images. PSNR in dB, of "
+        "the rendered pixels alone and by the protocol above; SSIM; LPIPS, the lower "
+        "the better.",
+        [*pooling.score_columns("field"), "rendered", "PSNR, rendered pixels", "PSNR",
+         "SSIM", "LPIPS"],
         [
             [*pooling.score_cells("field", line), percent(line["rendered"]),
-             _decibels(line["per_image_psnr_db"])]
+             *_color_cells(line)]
             for line in lines
         ],
     )  # fmt: skip
 
 
-def _decibels(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def _color_cells(line: dict[str, Any]) -> list[str]:
+    values = [line[f"per_image_{name}"] for name in _COLORS]
+    decibels = ["-" if value is None else f"{value:.2f}" for value in values[:2]]
+    return decibels + [fixed(value) for value in values[2:]]
 
 
 def _protocol_block(lines: list[dict[str, Any]], about: str) -> Block:
     return Block(
         "What was rendered",
         f"{about}Images without truth have no labelled pixel, and no score.",
-        ["field", "geometry", "source views", "at most", "held-out frames per scene",
+        ["field", "geometry", "views", "source views", "at most", "frames per scene",
          "rendered size", "images", "without truth"],
         [
-            [line["field"], line["geometry"], line["source_frames"],
+            [line["field"], line["geometry"], line["views"], line["source_frames"],
              line["source_views"], line["frames_per_scene"], line["size"],
              line["images"], line["images_without_truth"]]
             for line in lines

@@ -2,34 +2,45 @@
 
 Every column of figures says whether it is published or ours, and on which data.
 Confusions are added over scenes before anything is divided, in 3D (vertices) and in 2D
-(pixels of novel views: pooled over the data set). A difference is formed only where
-data set, split and scenes are the published ones and the source says how it scored.
+(pixels of novel views: pooled over the data set); colours are averaged over images. A
+difference is formed only where data set, split and scenes are the published ones and
+the source says how it scored. A field is what fills a row: one of 3D points, or a
+method of view synthesis.
 """
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from gnesf_core.errors import BadInput
 from gnesf_core.evaluation import semantics
-from gnesf_core.evaluation.published import Column, PublishedTable, Row
-from gnesf_core.evaluation.tables import Block, mean_of_known, percent
+from gnesf_core.evaluation.novel_view_summary import protocol_of
+from gnesf_core.evaluation.published import COLOURS, Column, PublishedTable, Row
+from gnesf_core.evaluation.tables import Block, mean_of_known
 
 Scores = Mapping[str, Any]
+Kind = Literal["3D", "2D", "colours"]  # labelled meshes; novel views, in two respects
 
 _MEASURES = {"mIoU": "miou", "mAcc": "mean_accuracy"}
+_OF_IMAGES = dict(zip(COLOURS, ("full_psnr_db", "ssim", "lpips"), strict=True))
 _TEXT_COLUMN = 18  # characters, to which headings of a text table are wrapped
 _PROTOCOL_3D = (
     "3D: each true vertex takes the class of its nearest predicted vertex, however far "
     "(Atlas)"
 )
+_VIEWS = (
+    "frames rendered from others (val: scenes never trained on, which the paper calls "
+    'novel scene; train: those trained on, "novel view"; methods that are fitted to a '
+    "scene have learned from other frames of it in either)"
+)
 _PROTOCOL_2D = (
-    "2D: held-out frames rendered from others (val: scenes never trained on, which the "
-    'paper calls novel scene; train: those trained on, "novel view"), pooled over the '
-    "data set (pixels of all images and scenes added up)"
+    f"2D: {_VIEWS}, pooled over the data set (pixels of all images and scenes added up)"
+)
+_PROTOCOL_COLOURS = (
+    f"Colours: {_VIEWS}, mean over images; of LPIPS less is better, of the others more"
 )
 _RULE = (
     "IoU by the rule of ScanNet's benchmark (no true class = skipped, void prediction "
@@ -44,8 +55,8 @@ class Field:
 
     label: str  # its row in the table
     name: str
-    figures: Mapping[str, float | None]  # shares, by quantity ("3D mIoU")
-    classes_scored: Mapping[str, int]  # by kind ("3D")
+    figures: Mapping[str, float | None]  # by quantity ("3D mIoU"), shares in percent
+    classes_scored: Mapping[str, int]  # by kind, of those that are about classes
     images: int
 
 
@@ -55,15 +66,17 @@ class Measured:
 
     dataset: str
     split: str
-    scenes: Mapping[str, int]  # by kind ("3D", "2D"), where anything was scored
+    scenes: Mapping[Kind, int]  # where anything was scored
     fields: tuple[Field, ...]
+    # What scores of novel views say of how they came about.
+    said: Mapping[str, str]
     # Name of the published data set that `dataset` is, or "" for one of its own.
     comparable: str = ""
 
     @property
     def quantities(self) -> list[str]:
-        """Return what was measured: mIoU and mAcc of each kind."""
-        return [f"{kind} {measure}" for kind in self.scenes for measure in _MEASURES]
+        """Return what was measured: mIoU and mAcc, or how close colours are."""
+        return [name for kind in self.scenes for name in _quantities(kind)]
 
     def place(self, quantity: str) -> str:
         """Say on what data a quantity was measured."""
@@ -71,33 +84,33 @@ class Measured:
         return f"{self.dataset} {self.split}, {_count(scenes, 'scene')}"
 
     def values(self, label: str, quantity: str) -> list[float]:
-        """Return the shares of all fields of a row."""
+        """Return the figures of all fields of a row."""
         own = [field for field in self.fields if field.label == label]
-        shares = [field.figures.get(quantity) for field in own]
-        return [share for share in shares if share is not None]
+        figures = [field.figures.get(quantity) for field in own]
+        return [figure for figure in figures if figure is not None]
 
 
 def measure(
     dataset: str,
     split: str,
     rows: Mapping[str, str],
-    scores: Sequence[Scores],
-    views: Sequence[Scores] = (),
+    scores: Mapping[Kind, Sequence[Scores]],
     comparable: str = "",
 ) -> Measured:
     """Score the fields that `rows` gives a label; several of one label are seeds.
 
-    `scores` are scenes' scores of labelled meshes, `views` those of novel views; each
-    has "scene", "field" and "confusion", the latter "frames" as well. All fields must
+    `scores` are scenes' scores of labelled meshes (3D), or of novel views (2D or
+    colours, by what is asked of them); each has "scene" and "field". All fields must
     have been scored on the same scenes, or they could not stand in one table.
     """
-    by_kind = {"3D": scores, "2D": views}
-    present = {kind: given for kind, given in by_kind.items() if given}
+    present = {kind: given for kind, given in scores.items() if given}
     if not present or not rows:
         raise ValueError("no scores and no rows make no table")
     scenes = {kind: _common_scenes(given, rows) for kind, given in present.items()}
     fields = tuple(_field(name, label, present) for name, label in rows.items())
-    return Measured(dataset, split, scenes, fields, comparable)
+    views = [*present.get("2D", ()), *present.get("colours", ())]
+    said = protocol_of([row for row in views if row["field"] in rows]) if views else {}
+    return Measured(dataset, split, scenes, fields, said, comparable)
 
 
 def _common_scenes(scores: Sequence[Scores], names: Mapping[str, str]) -> int:
@@ -126,14 +139,23 @@ def _common_scenes(scores: Sequence[Scores], names: Mapping[str, str]) -> int:
     return len(expected)
 
 
-def _field(field: str, label: str, present: Mapping[str, Sequence[Scores]]) -> Field:
+def _field(field: str, label: str, present: Mapping[Kind, Sequence[Scores]]) -> Field:
     figures, classes, images = {}, {}, 0
     for kind, rows in present.items():
         own = [row for row in rows if row["field"] == field]
+        if kind == "colours":
+            frames = [frame for row in own for frame in row["frames"]]
+            means = (mean_of_known([f[n] for f in frames]) for n in _OF_IMAGES.values())
+            figures |= dict(zip(_OF_IMAGES, means, strict=True))
+            images = sum(frame["full_psnr_db"] is not None for frame in frames)
+            continue
         counts = np.sum([row["confusion"] for row in own], axis=0, dtype=np.int64)
         scores = semantics.scannet_scores(counts)
         classes[kind] = scores["classes_scored"]
-        figures |= {f"{kind} {name}": scores[key] for name, key in _MEASURES.items()}
+        figures |= {
+            f"{kind} {name}": None if scores[key] is None else 100 * scores[key]
+            for name, key in _MEASURES.items()
+        }
         if kind == "2D":
             images = sum(frame["pixels"] > 0 for row in own for frame in row["frames"])
     return Field(label, field, figures, classes, images)
@@ -151,39 +173,47 @@ def _beside_block(table: PublishedTable, ours: Measured) -> Block:
     columns += [_difference_heading(table.columns[index]) for index in differences]
     lines = []
     for row in _all_rows(table, ours):
-        line: list[str] = [row.shown, *row.facts, *map(_figure, row.figures)]
-        line += [_ours(ours.values(row.label, name)) for name in ours.quantities]
-        line += [_signed(_difference(table, row, i, ours)) for i in differences]
+        line: list[str] = [row.shown, *row.facts]
+        published = zip(table.columns, row.figures, strict=True)
+        line += [_figure(figure, column) for column, figure in published]
+        line += [
+            _ours(ours.values(row.label, name), _column(table, name))
+            for name in ours.quantities
+        ]
+        line += [
+            _signed(_difference(table, row, index, ours), table.columns[index])
+            for index in differences
+        ]
         lines.append(line)
     title = f"{table.source}: {table.caption}"
     return Block(title, _protocol(table, ours), columns, lines)
 
 
 def _field_block(table: PublishedTable, ours: Measured) -> Block:
-    kinds = list(ours.scenes)
     columns = [table.label, "field"]
-    for kind in kinds:
-        columns += [f"{kind} scenes"] + (["images"] if kind == "2D" else [])
-        columns += [f"{kind} classes scored"]
-        columns += [f"{kind} {name}" for name in _MEASURES]
+    for kind in ours.scenes:
+        columns += [f"{kind} scenes"] + (["images"] if kind != "3D" else [])
+        columns += [f"{kind} classes scored"] if kind != "colours" else []
+        columns += [_with_unit(_column(table, name)) for name in _quantities(kind)]
     shown = {row.label: row.shown for row in table.rows}
     lines = []
     for field in ours.fields:
         line: list[Any] = [shown.get(field.label, field.label), field.name]
-        for kind in kinds:
-            line += [ours.scenes[kind]] + ([field.images] if kind == "2D" else [])
-            line += [field.classes_scored[kind]]
-            line += [percent(field.figures[f"{kind} {name}"]) for name in _MEASURES]
+        for kind in ours.scenes:
+            line += [ours.scenes[kind]] + ([field.images] if kind != "3D" else [])
+            line += [field.classes_scored[kind]] if kind != "colours" else []
+            names = _quantities(kind)
+            line += [_figure(field.figures[n], _column(table, n)) for n in names]
         lines.append(line)
     where = f"{ours.dataset} {ours.split}"
-    about = f"All of it measured here, on {where}; in percent. Protocol as above."
+    about = f"All of it measured here, on {where}. {_units(ours)}Protocol as above."
     return Block(f"Ours, field by field, {where}", about, columns, lines)
 
 
 def figure_lines(
     name: str, table: PublishedTable, ours: Measured
 ) -> list[dict[str, Any]]:
-    """Give every figure, published or ours, a line of its own; in percent."""
+    """Give every figure, published or ours, a line of its own, with its unit."""
     return [
         {"table": name, "label": row.label} | figure
         for row in _all_rows(table, ours)
@@ -197,7 +227,7 @@ def _published_lines(table: PublishedTable, row: Row) -> Iterator[dict[str, Any]
             yield {
                 "origin": "published", "dataset": column.dataset,
                 "split": column.split, "scenes": column.scenes,
-                "quantity": column.quantity, "percent": figure,
+                "quantity": column.quantity, "unit": column.unit, "figure": figure,
             }  # fmt: skip
 
 
@@ -205,13 +235,13 @@ def _our_lines(
     table: PublishedTable, row: Row, ours: Measured
 ) -> Iterator[dict[str, Any]]:
     for quantity in ours.quantities:
-        values = [100 * value for value in ours.values(row.label, quantity)]
+        values = ours.values(row.label, quantity)
         if not values:
             continue
         yield {
             "origin": "ours", "dataset": ours.dataset, "split": ours.split,
             "scenes": ours.scenes[_kind(quantity)], "quantity": quantity,
-            "percent": mean_of_known(values),
+            "unit": _column(table, quantity).unit, "figure": mean_of_known(values),
             "lowest": min(values), "highest": max(values), "fields": len(values),
             "ours_minus_published": next((
                 _difference(table, row, index, ours)
@@ -257,17 +287,25 @@ def _all_rows(table: PublishedTable, ours: Measured) -> list[Row]:
 def _difference(
     table: PublishedTable, row: Row, index: int, ours: Measured
 ) -> float | None:
-    """Return ours (the mean) minus a published figure, in percentage points."""
+    """Return ours (the mean) minus a published figure, in the column's unit."""
     published = row.figures[index]
     mean = mean_of_known(ours.values(row.label, table.columns[index].quantity))
-    return None if published is None or mean is None else 100 * mean - published
+    return None if published is None or mean is None else mean - published
 
 
 def _protocol(table: PublishedTable, ours: Measured) -> str:
-    parts = [f"All in percent. Published: {_published_protocol(table)}.", table.remark]
-    rules = {"3D": _PROTOCOL_3D, "2D": _PROTOCOL_2D}
+    published = f"Published: {_published_protocol(table)}."
+    parts = [f"{_units(ours)}{published}", table.remark]
+    rules: dict[Kind, str]
+    rules = {"3D": _PROTOCOL_3D, "2D": _PROTOCOL_2D, "colours": _PROTOCOL_COLOURS}
     own = "; ".join(rules[kind] for kind in ours.scenes)
-    parts.append(f"Ours: measured here. {own}. {_RULE}.")
+    parts.append(f"Ours: measured here. {own}.")
+    if ours.said:
+        parts.append(f"{ours.said['views_words']}.")
+    if "colours" in ours.scenes:
+        parts.append(ours.said["image_words"])
+    if ours.scenes.keys() & {"3D", "2D"}:
+        parts.append(f"{_RULE}.")
     labels = [field.label for field in ours.fields]
     if len(set(labels)) < len(labels):
         parts.append(
@@ -289,7 +327,7 @@ def _verdict(table: PublishedTable, ours: Measured) -> list[str]:
         these = "" if len(names) == len(table.columns) else f" with {', '.join(names)}"
         parts.append(f"NOT COMPARABLE{these}: {why}.")
     if _comparable(table, ours):
-        parts.append("Difference: ours minus published, in percentage points.")
+        parts.append("Difference: ours minus published.")
     return parts
 
 
@@ -305,40 +343,68 @@ def _named(column: Column) -> str:
 def _published_heading(column: Column) -> str:
     called = f", {column.called}" if column.called else ""
     where = f"{column.dataset} {column.split}{called}"
-    return f"published, {where}: {column.quantity}"
+    return f"published, {where}: {_with_unit(column)}"
 
 
 def _our_heading(table: PublishedTable, quantity: str, ours: Measured) -> str:
     data = {column.dataset for column in table.columns}
     other = "" if ours.comparable in data else ", another data set"
-    return f"ours, {ours.place(quantity)}{other}: {quantity}"
+    return (
+        f"ours, {ours.place(quantity)}{other}: {_with_unit(_column(table, quantity))}"
+    )
 
 
 def _difference_heading(column: Column) -> str:
-    return f"ours - published, {column.dataset} {column.split}: {column.quantity}"
+    where = f"{column.dataset} {column.split}"
+    return f"ours - published, {where}: {_with_unit(column)}"
 
 
-def _kind(quantity: str) -> str:
-    return quantity.split()[0]
+def _quantities(kind: Kind) -> list[str]:
+    """Return what is measured of a kind."""
+    if kind == "colours":
+        return [*COLOURS]
+    return [f"{kind} {name}" for name in _MEASURES]
+
+
+def _kind(quantity: str) -> Kind:
+    if quantity in COLOURS:
+        return "colours"
+    return "3D" if quantity.startswith("3D") else "2D"
+
+
+def _column(table: PublishedTable, quantity: str) -> Column:
+    """Return the column whose unit and decimals figures of a quantity have."""
+    columns = (column for column in table.columns if column.quantity == quantity)
+    return next(columns, Column(quantity, "", "", None))
+
+
+def _with_unit(column: Column) -> str:
+    """Name a quantity; of shares a table says once that they are in percent."""
+    plain = column.unit in ("", "percent")
+    return column.quantity if plain else f"{column.quantity} ({column.unit})"
+
+
+def _units(ours: Measured) -> str:
+    return "" if "colours" in ours.scenes else "All in percent. "
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def _figure(value: float | None, column: Column) -> str:
+    return "-" if value is None else f"{value:.{column.decimals}f}"
 
 
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.1f}"
+def _signed(value: float | None, column: Column) -> str:
+    return "-" if value is None else f"{value:+.{column.decimals}f}"
 
 
-def _ours(values: Sequence[float]) -> str:
-    mean = percent(mean_of_known(values))
+def _ours(values: Sequence[float], column: Column) -> str:
+    mean = _figure(mean_of_known(values), column)
     if len(values) < 2:
         return mean
-    return f"{mean} ({percent(min(values))}..{percent(max(values))})"
+    return f"{mean} ({_figure(min(values), column)}..{_figure(max(values), column)})"
 
 
 def plain_text(block: Block) -> str:

@@ -21,11 +21,14 @@ UNSTATED_2D = (
 )
 
 
+COLOURS = ("PSNR", "SSIM", "LPIPS")
+
+
 @dataclass(frozen=True)
 class Column:
     """What one column of figures measures, and where."""
 
-    quantity: str  # "3D mIoU", "3D mAcc", "2D mIoU", "2D mAcc", or one of colours
+    quantity: str  # "3D mIoU", "3D mAcc", "2D mIoU", "2D mAcc", or of COLOURS
     dataset: str
     split: str
     scenes: int | None  # None: the source does not say
@@ -63,6 +66,11 @@ class PublishedTable:
     remark: str = ""
     # Why nothing measured here can be held against it, whatever the data.
     obstacle: str = ""
+
+    @property
+    def of_colours(self) -> bool:
+        """Tell whether it compares pictures, and not classes."""
+        return any(column.quantity in COLOURS for column in self.columns)
 
 
 GNESF = "GNeSF"  # the paper's "Ours", which beside our own figures would mislead
@@ -215,7 +223,6 @@ OPTIMISATION = PublishedTable(
     obstacle=f"its 20 scenes were drawn at random and are not named, and {UNSTATED_2D}",
 )
 
-# Colours, which `TABLES` has none of: there, all figures are shares of what was judged.
 _COLORS = ("ScanNet", "split of SurfelNeRF", None)
 NOVEL_COLORS = PublishedTable(
     source="GNeSF, supplement, Table 1",
@@ -240,7 +247,8 @@ NOVEL_COLORS = PublishedTable(
     "AlexNet)",
 )
 
-# By the name of the target that makes ours.
+# By the name of the target that makes ours. `scenes` and `views` are asked of fields,
+# on surfaces, where the supplement's tables 2 and 3 are of methods that render volumes.
 TABLES = {
     "table1": TABLE_1,
     "table2": TABLE_2,
@@ -248,7 +256,10 @@ TABLES = {
     "table4": TABLE_4,
     "views": NEARBY_VIEWS,
     "scenes": TRAINING_SCENES,
-    "optimisation": OPTIMISATION,
+    "supplement1": NOVEL_COLORS,
+    "supplement2": TRAINING_SCENES,
+    "supplement3": NEARBY_VIEWS,
+    "supplement4": OPTIMISATION,
 }
 DATASETS = tuple(
     dict.fromkeys(

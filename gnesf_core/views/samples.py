@@ -65,7 +65,7 @@ class ViewSamples(FrameSamples):
         self._paths = list(paths)
         self._sources = sources
         self._looks, self._range_m = not method.of_one_scene, method.range_m
-        self._votes = "prior" in method.needs
+        self._votes, self._payload = "prior" in method.needs, method.payload
         self._pseudo = data.labels == "prior"
         frames = [own.frames for own in self._paths]
         super().__init__(frames, data, sources.frames, training.seed)
@@ -95,7 +95,8 @@ class ViewSamples(FrameSamples):
                 frames, target, candidates, self._sources, self._range_m
             )
         size = self._sources.image_width, self._sources.image_height
-        sources = read_sources(frames, prior if self._votes else None, views, size)
+        maps = prior if self._votes else None
+        sources = read_sources(frames, maps, views, size, self._payload)
         uv, truth = self.pixels(frames, target, rng)
         if self._pseudo:
             labels, _ = decide(prior.probabilities(target), frames.color_size)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import one_hot
 
 from gnesf_core.config import IbrnetConfig, TrainingConfig
@@ -57,6 +58,9 @@ POSES = [moved_by(-0.2, 0), moved_by(0.15, 0.1), moved_by(0.05, -0.1)]
 def method_of(semantics="nothing", seed=0, **settings):
     torch.manual_seed(seed)
     method = ibrnet.build(replace(SETTINGS, semantics=semantics, **settings), {})
+    # As if they had learned something: untrained ones see the same density anywhere.
+    for network in (method.net_coarse, method.net_fine):
+        nn.init.normal_(network.out_geometry_fc[2].weight, std=0.3)
     return method.eval()
 
 
@@ -224,6 +228,7 @@ def blended(layers, rows, values, voters):
 def test_the_network_is_its_layers_written_out(mask):
     torch.manual_seed(1)
     network = Network(4, mask, "voted").double()
+    nn.init.normal_(network.out_geometry_fc[2].weight)
     seen = random_sights()
     points = network(seen)
     for ray in range(len(seen.inside)):
@@ -257,12 +262,23 @@ def test_corners_of_features_are_on_corners_of_pictures():
 
 def test_half_precision_hardly_changes_what_is_seen():
     method, sources = method_of("voted"), sources_at(POSES)
-    exact = rendered(method, sources)[0]
+    rays = rays_of(AHEAD, step=12)
+    exact = rendered(method, sources, rays=rays)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        rough = rendered(method, sources)[0]
+        rough = rendered(method, sources, rays=rays)[0]
     assert (exact.color - rough.color).abs().max() < 0.02
     assert (exact.semantic - rough.semantic).abs().max() < 0.02
     assert torch.equal(exact.usable, rough.usable)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_networks_see_something_before_they_have_learned(seed):
+    torch.manual_seed(seed)
+    network, seen = Network(4, "keys", "nothing").double(), random_sights(seed=seed)
+    density = network(seen).density
+    assert torch.equal(density > 0, seen.inside.any(2))
+    density.square().sum().backward()
+    assert (network.out_geometry_fc[2].weight.grad != 0).any()
 
 
 PLANE = 5  # the coarse sample that lies on the plane

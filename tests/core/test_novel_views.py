@@ -320,7 +320,9 @@ def test_noise_is_as_loud_as_its_definition_says():
 # Tables.
 
 PROTOCOL = {"geometry": "fused", "frames_per_scene": 4, "size": "8x6",
-            "source_frames": "keys", "source_views": 10}  # fmt: skip
+            "source_frames": "keys", "source_views": 10, "views": "held-out",
+            "views_words": "Frames that are spread", "image_quality": "gnesf",
+            "image_words": "PSNR of everything."}  # fmt: skip
 
 
 def row(folder, field, scene, known=None, **protocol):
@@ -363,15 +365,29 @@ def test_every_table_names_its_protocol(folder):
     assert len(blocks) == 4
     for block in blocks:
         assert isinstance(block, Block)
-        for words in ("val split", "at most 4 held-out", "key frames, at most 10",
-                      "fused / learned", "never the frame itself"):  # fmt: skip
+        for words in ("val split (held-out). Frames that are spread.", "fused / learned",
+                      "at most 4 frames, from key frames", "At most 10 source views",
+                      "Colours (gnesf): PSNR of everything."):  # fmt: skip
             assert words in block.protocol
     scores, protocol = blocks[:2]
     assert all(len(line) == len(scores.columns) for line in scores.rows)
     for words in ("mIoU, per image", "mIoU, per scene", "mIoU, data set",
-                  "mAcc, data set", "rendered", "PSNR"):  # fmt: skip
+                  "mAcc, data set", "rendered", "PSNR", "SSIM", "LPIPS"):  # fmt: skip
         assert words in scores.columns
     assert [line[1] for line in protocol.rows] == ["fused", "learned"]
+
+
+def test_colours_of_all_pixels_and_of_seen_ones_stand_apart(folder):
+    rows = [row(folder, "a", "s0"), row(folder, "a", "s1")]
+    for own, decibels in zip(rows, (20.0, 30.0), strict=True):
+        own["frames"][0] |= {"full_psnr_db": decibels, "ssim": 0.25, "lpips": None}
+    block = novel_view_summary.blocks(rows, "val")[0]
+    line = dict(zip(block.columns, block.rows[0], strict=True))
+    assert [line[n] for n in ("PSNR", "SSIM", "LPIPS")] == ["25.00", "0.250", "-"]
+    assert float(line["PSNR, rendered pixels"]) > 50
+    (numbers,) = novel_view_summary.per_field(rows)
+    assert (numbers["per_image_full_psnr_db"], numbers["per_image_lpips"]) == (25, None)
+    assert (numbers["views"], numbers["image_quality"]) == ("held-out", "gnesf")
 
 
 def test_of_nothing_there_are_no_scores(folder):

@@ -152,9 +152,10 @@ def test_tables_name_every_pooling_and_the_protocol(scene, scores, tmp_path):
     page = " ".join(out["markdown"].read_text().split())
     for words in (
         "Novel views of tiny, val split", "mIoU, per image", "mIoU, per scene",
-        "mIoU, data set", "mAcc, data set", "at most 5 held-out frames", "closed-form",
-        "key frames, at most 6", "interpolated bilinearly", "PSNR",
-        "| good | closed-form | keys | 6 | 5 | 24x18 | 5 | 0 |",
+        "mIoU, data set", "mAcc, data set", "at most 5 frames", "closed-form",
+        "from key frames", "At most 6 source views", "interpolated bilinearly", "PSNR",
+        "LPIPS: no weights given", "that are no key frames, evenly spread",
+        "| good | closed-form | held-out | keys | 6 | 5 | 24x18 | 5 | 0 |",
     ):  # fmt: skip
         assert words in page
         assert "|" in words or words in out["html"].read_text()
@@ -162,6 +163,7 @@ def test_tables_name_every_pooling_and_the_protocol(scene, scores, tmp_path):
         good, poor = csv.DictReader(file)
     assert float(good["data_set_miou"]) > 0.8 > float(poor["data_set_miou"]) == 0
     assert float(good["rendered"]) > 0.9 and float(good["per_image_psnr_db"]) > 20
+    assert float(good["per_image_ssim"]) > 0.5 and good["per_image_lpips"] == ""
     assert good["geometry"] == "closed-form"
     with out["frames"].open() as file:
         assert len(list(csv.DictReader(file))) == 10

@@ -438,7 +438,7 @@ def test_the_papers_tables_are_targets(tree):
         jobs = tree.planned(table)
         assert jobs["print_paper_table"] == 1
         assert jobs["evaluate_scene"] == 4 * fields
-        assert jobs.get("render_views", 0) == (
+        assert jobs.get("render_field", 0) == (
             4 * fields if table in ("views", "scenes") else 0
         )
 
