@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import elu
 from torch.utils.checkpoint import checkpoint
 
+from gnesf_core.nets.mlp import mlp
 from gnesf_core.shapes import Bool, Float, Int64
 
 _PART = 1 << 13  # pairs
@@ -238,12 +239,12 @@ class ReleasedVote(nn.Module):
         super().__init__()
         inputs = features + 3
         self.s = nn.Parameter(torch.tensor(0.2))
-        self.dist_fc_rgb = _layers(1, _HIDDEN_COLOR, inputs, last=nn.ELU())
-        self.base_fc = _layers(encoding + 3 * inputs, 64, 32, last=nn.ELU())
-        self.vis_fc = _layers(32, 32, 33, last=nn.ELU())
-        self.vis_fc2 = _layers(32, 32, 1, last=nn.Sigmoid())
-        self.rgb_fc = _layers(34, 16, 8, 1)
-        self.sem_fc = _layers(34, 16, 8, 1)
+        self.dist_fc_rgb = mlp(1, _HIDDEN_COLOR, inputs, last=nn.ELU())
+        self.base_fc = mlp(encoding + 3 * inputs, 64, 32, last=nn.ELU())
+        self.vis_fc = mlp(32, 32, 33, last=nn.ELU())
+        self.vis_fc2 = mlp(32, 32, 1, last=nn.Sigmoid())
+        self.rgb_fc = mlp(34, 16, 8, 1)
+        self.sem_fc = mlp(34, 16, 8, 1)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -275,10 +276,3 @@ class ReleasedVote(nn.Module):
         seen = self.vis_fc2(x * seen)
         x = torch.cat([x, seen, depth], 1)
         return self.sem_fc(x)[:, 0], self.rgb_fc(x)[:, 0]
-
-
-def _layers(*widths: int, last: nn.Module | None = None) -> nn.Sequential:
-    modules: list[nn.Module] = []
-    for inner, outer in zip(widths[:-1], widths[1:], strict=True):
-        modules += [nn.Linear(inner, outer), nn.ELU()]
-    return nn.Sequential(*modules[:-1], *([last] if last else []))

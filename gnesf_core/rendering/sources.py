@@ -200,9 +200,10 @@ def sample_views(
     size = torch.tensor(maps.shape[:1:-1], device=maps.device)
     grid = uv * (2 / (size - 1).clamp(min=1)).to(uv) - 1
     # Far-away places would come out as NaN.
-    grid = grid.clamp(-1.1, 1.1).transpose(0, 1)[:, :, None].to(maps.dtype)
+    # Points lie along the grid's width, the axis that kernels go through fastest.
+    grid = grid.clamp(-1.1, 1.1).transpose(0, 1)[:, None].to(maps.dtype)
     sampled = grid_sample(maps, grid, padding_mode="border", align_corners=True)
-    return sampled[..., 0].permute(2, 0, 1)
+    return sampled[:, :, 0].permute(2, 0, 1)
 
 
 def spread_out(

@@ -63,14 +63,6 @@ def sources_of_frame(
         return _published_sources(frames, target, protocol, sources.views)
     candidates = candidates_of(frames, sources)
     candidates = candidates[candidates != target]
-    if len(candidates) == 0:
-        raise BadInput(
-            frames.path,
-            "frames",
-            expected=f"source views (`frames: {sources.frames}`)",
-            found="none beside the frame that is rendered",
-            remedy="choose other source frames in the recipe",
-        )
     return nearest_sources(frames, target, candidates, sources, range_m)
 
 
@@ -102,6 +94,14 @@ def nearest_sources(
     range_m: tuple[float, float],
 ) -> list[int]:
     """Return the nearest useful candidates, at most so many as a recipe says."""
+    if len(candidates) == 0:
+        raise BadInput(
+            frames.path,
+            "frames",
+            expected=f"source views (`frames: {sources.frames}`)",
+            found="none beside what is rendered",
+            remedy="choose other source frames in the recipe",
+        )
     most, least = sources.views, sources.overlap
     return nearest_useful(frames, target, candidates, most, least, range_m[1])
 

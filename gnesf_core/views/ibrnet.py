@@ -23,6 +23,7 @@ from gnesf_core.config import IbrnetConfig, TrainingConfig
 from gnesf_core.errors import BadInput
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.nets.attention import SelfAttention, sinusoids, softmax_over
+from gnesf_core.nets.mlp import mlp
 from gnesf_core.nets.res_unet import ResUNet
 from gnesf_core.rendering.compositing import composite, density_weights
 from gnesf_core.rendering.directions import direction_differences
@@ -93,18 +94,18 @@ class Network(nn.Module):
         self._semantics = semantics
         own, classes = features + 3, len(CLASS_NAMES)
         self.s = nn.Parameter(torch.tensor(0.2))
-        self.ray_dir_fc = _layers(4, 16, own, last=nn.ELU())
-        self.base_fc = _layers(3 * own, 64, 32, last=nn.ELU())
-        self.vis_fc = _layers(32, 32, 33, last=nn.ELU())
-        self.vis_fc2 = _layers(32, 32, 1, last=nn.Sigmoid())
-        self.geometry_fc = _layers(2 * 32 + 1, 64, _POINT, last=nn.ELU())
+        self.ray_dir_fc = mlp(4, 16, own, last=nn.ELU())
+        self.base_fc = mlp(3 * own, 64, 32, last=nn.ELU())
+        self.vis_fc = mlp(32, 32, 33, last=nn.ELU())
+        self.vis_fc2 = mlp(32, 32, 1, last=nn.Sigmoid())
+        self.geometry_fc = mlp(2 * 32 + 1, 64, _POINT, last=nn.ELU())
         self.ray_attention = SelfAttention(_POINT, 4, 4, mask)
-        self.out_geometry_fc = _layers(_POINT, 16, 1, last=nn.ReLU())
-        self.rgb_fc = _layers(32 + 1 + 4, 16, 8, 1)
+        self.out_geometry_fc = mlp(_POINT, 16, 1, last=nn.ReLU())
+        self.rgb_fc = mlp(32 + 1 + 4, 16, 8, 1)
         if semantics == "voted":
-            self.sem_fc = _layers(32 + 1 + 4, 16, 8, 1)
+            self.sem_fc = mlp(32 + 1 + 4, 16, 8, 1)
         elif semantics == "predicted":
-            self.sem_fc = _layers(_POINT, 16, classes)
+            self.sem_fc = mlp(_POINT, 16, classes)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and not name.startswith(_AS_THEY_ARE):
                 nn.init.kaiming_normal_(module.weight)
@@ -337,10 +338,3 @@ def _mean_and_variance(
 ) -> tuple[Float[Tensor, "rays samples c"], Float[Tensor, "rays samples c"]]:
     mean = (shares * values).sum(2)
     return mean, (shares * (values - mean[:, :, None]).square()).sum(2)
-
-
-def _layers(*widths: int, last: nn.Module | None = None) -> nn.Sequential:
-    modules: list[nn.Module] = []
-    for inner, outer in zip(widths[:-1], widths[1:], strict=True):
-        modules += [nn.Linear(inner, outer), nn.ELU()]
-    return nn.Sequential(*modules[:-1], *([last] if last else []))
