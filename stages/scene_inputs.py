@@ -14,6 +14,7 @@ from gnesf_core.data.publish import sha256_of
 from gnesf_core.errors import BadInput
 from gnesf_core.fields.interface import Field, SceneInputs
 from gnesf_core.training.weights import load_into
+from gnesf_core.views.interface import Method
 from gnesf_core.views.rendering import Renderer
 from stages.cli import device_named, settings
 
@@ -65,6 +66,22 @@ def scene_inputs(
         yield inputs, fingerprints
 
 
+def build_method(module: str, recipe: str) -> tuple[Method, tuple[str, ...]]:
+    """Return the method of `gnesf_core.views.<module>`, and the libraries it needs."""
+    kind = importlib.import_module(f"gnesf_core.views.{module}")
+    method = kind.build(settings(kind.Settings, recipe, "--recipe"))
+    near_m, far_m = method.range_m
+    if near_m >= far_m:
+        raise BadInput(
+            "recipe",
+            "near_m",
+            expected=f"less than far_m, {far_m}",
+            found=near_m,
+            remedy="correct the method's settings",
+        )
+    return method, kind.PACKAGES
+
+
 class Segmenter(NamedTuple):
     """A prior's network that segments what is rendered, as options of a stage."""
 
@@ -96,10 +113,16 @@ def open_renderer(
 ) -> Iterator[OpenRenderer]:
     """Yield the method of `gnesf_core.views.<module>`, and the files of a scene."""
     where = device_named(device)
-    kind = importlib.import_module(f"gnesf_core.views.{module}")
-    config = settings(kind.Settings, recipe, "--recipe")
-    method = kind.build(config, {})
+    method, packages = build_method(module, recipe)
     load_into(method, weights)
+    if prior is None and "prior" in method.needs:
+        raise BadInput(
+            "command line",
+            "--prior",
+            expected="the prior's maps of the scene",
+            found="none",
+            remedy="name a prior in the method's recipe",
+        )
     inputs = {"weights": sha256_of(weights)}
     if "segmenter" in method.needs:
         method.segmenter = _segment_by(segmenter, device)
@@ -113,7 +136,7 @@ def open_renderer(
         renderer = Renderer(
             method.to(where).eval(), kept, maps, sources, where, protocol
         )
-        yield OpenRenderer(renderer, config, kind.PACKAGES, inputs)
+        yield OpenRenderer(renderer, method.settings, packages, inputs)
 
 
 def _segment_by(segmenter: Segmenter, device: str) -> Callable[[Any], Any]:

@@ -1,6 +1,5 @@
 """Train a method of view synthesis: on the training split, or on one scene alone."""
 
-import importlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from gnesf_core.errors import BadInput
 from gnesf_core.training.weights import load_into
 from gnesf_core.views.samples import ViewPaths, ViewSamples
 from gnesf_core.views.training import ViewTask
-from stages.cli import run, settings
+from stages.cli import run
 from stages.learning import Outputs, learn
+from stages.scene_inputs import build_method
 
 
 def main(
@@ -36,10 +36,8 @@ def main(
     `start` has weights to go on from: a method that is fitted to a scene has learned
     on others before. Writes the weights that did best on held-out scenes, and the last.
     """
-    kind = importlib.import_module(f"gnesf_core.views.{module}")
-    config = settings(kind.Settings, recipe, "--recipe")
     torch.manual_seed(training.seed)
-    method = kind.build(config, {})
+    method, packages = build_method(module, recipe)
     maps = priors or [None] * len(frames)
     if not priors and ("prior" in method.needs or data.labels == "prior"):
         raise BadInput(
@@ -59,7 +57,7 @@ def main(
         method.fit_to(samples.centres_world())
     about = {
         "module": module,
-        "settings": asdict(config),
+        "settings": asdict(method.settings),
         "sources": asdict(sources),
         "data": asdict(data),
     }
@@ -71,7 +69,7 @@ def main(
         about,
         samples.fingerprints | origin,
         Outputs(out, metrics, last),
-        packages=kind.PACKAGES,
+        packages=packages,
         device=device,
         code=code,
     )

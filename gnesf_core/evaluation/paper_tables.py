@@ -18,14 +18,14 @@ import numpy as np
 from gnesf_core.errors import BadInput
 from gnesf_core.evaluation import semantics
 from gnesf_core.evaluation.novel_view_summary import protocol_of
-from gnesf_core.evaluation.published import COLOURS, Column, PublishedTable, Row
+from gnesf_core.evaluation.published import COLOR_SCORES, Column, PublishedTable, Row
 from gnesf_core.evaluation.tables import Block, mean_of_known
 
 Scores = Mapping[str, Any]
 Kind = Literal["3D", "2D", "colours"]  # labelled meshes; novel views, in two respects
 
 _MEASURES = {"mIoU": "miou", "mAcc": "mean_accuracy"}
-_OF_IMAGES = dict(zip(COLOURS, ("full_psnr_db", "ssim", "lpips"), strict=True))
+_OF_IMAGES = dict(zip(COLOR_SCORES, ("full_psnr_db", "ssim", "lpips"), strict=True))
 _TEXT_COLUMN = 18  # characters, to which headings of a text table are wrapped
 _PROTOCOL_3D = (
     "3D: each true vertex takes the class of its nearest predicted vertex, however far "
@@ -210,6 +210,45 @@ def _field_block(table: PublishedTable, ours: Measured) -> Block:
     return Block(f"Ours, field by field, {where}", about, columns, lines)
 
 
+@dataclass(frozen=True)
+class Seconds:
+    """How long the jobs of a method took; `None` of what it does not need."""
+
+    rendering: float | None  # of a scene's frames, the mean of all
+    training: float | None = None  # once, on the training split
+    fitting: float | None = None  # to a scene, the mean of all
+
+
+def cost_block(
+    table: PublishedTable, ours: Measured, seconds: Mapping[str, Seconds]
+) -> Block:
+    """Return what the fields that were timed took, in minutes."""
+    shown = {row.label: row.shown for row in table.rows}
+    lines = []
+    for field in ours.fields:
+        if field.name in seconds:
+            own = seconds[field.name]
+            both = [own.fitting, own.rendering]
+            total = sum(each for each in both if each is not None)
+            label = shown.get(field.label, field.label)
+            numbers = map(_minutes, [own.training, *both, total])
+            lines.append([label, field.name, *numbers])
+    return Block(
+        "Ours, time",
+        "Minutes of wall clock of whole jobs, start-up included, as Snakemake measured "
+        "the last run of each; of scenes, the mean. A new scene takes fitting and "
+        "rendering of the frames above. What all are given is not counted: frames, and "
+        "what the prior makes of them.",
+        [table.label, "field", "training, once", "fitting, a scene",
+         "rendering, a scene", "a new scene"],
+        lines,
+    )  # fmt: skip
+
+
+def _minutes(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds / 60:.1f}"
+
+
 def figure_lines(
     name: str, table: PublishedTable, ours: Measured
 ) -> list[dict[str, Any]]:
@@ -362,12 +401,12 @@ def _difference_heading(column: Column) -> str:
 def _quantities(kind: Kind) -> list[str]:
     """Return what is measured of a kind."""
     if kind == "colours":
-        return [*COLOURS]
+        return [*COLOR_SCORES]
     return [f"{kind} {name}" for name in _MEASURES]
 
 
 def _kind(quantity: str) -> Kind:
-    if quantity in COLOURS:
+    if quantity in COLOR_SCORES:
         return "colours"
     return "3D" if quantity.startswith("3D") else "2D"
 

@@ -21,14 +21,14 @@ UNSTATED_2D = (
 )
 
 
-COLOURS = ("PSNR", "SSIM", "LPIPS")
+COLOR_SCORES = ("PSNR", "SSIM", "LPIPS")
 
 
 @dataclass(frozen=True)
 class Column:
     """What one column of figures measures, and where."""
 
-    quantity: str  # "3D mIoU", "3D mAcc", "2D mIoU", "2D mAcc", or of COLOURS
+    quantity: str  # "3D mIoU", "3D mAcc", "2D mIoU", "2D mAcc", or of COLOR_SCORES
     dataset: str
     split: str
     scenes: int | None  # None: the source does not say
@@ -68,9 +68,9 @@ class PublishedTable:
     obstacle: str = ""
 
     @property
-    def of_colours(self) -> bool:
+    def of_colors(self) -> bool:
         """Tell whether it compares pictures, and not classes."""
-        return any(column.quantity in COLOURS for column in self.columns)
+        return any(column.quantity in COLOR_SCORES for column in self.columns)
 
 
 GNESF = "GNeSF"  # the paper's "Ours", which beside our own figures would mislead

@@ -6,8 +6,7 @@ by votes (Eq. 3-4), and along the ray (Eq. 5, 7).
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,10 +16,10 @@ from torch.nn.functional import elu, grid_sample, interpolate, softplus
 from gnesf_core.config import GnesfDensityConfig
 from gnesf_core.fields.voting import SplitLinear, blend, mean_and_variance
 from gnesf_core.geometry import camera as cameras
+from gnesf_core.nets.mlp import mlp
 from gnesf_core.nets.res_unet import ResUNet
 from gnesf_core.rendering.compositing import composite, density_weights
 from gnesf_core.rendering.directions import direction_differences
-from gnesf_core.rendering.frame_samples import Truth
 from gnesf_core.rendering.rays import Rays
 from gnesf_core.rendering.samplers import importance, jittered, spaced
 from gnesf_core.rendering.sources import (
@@ -36,8 +35,6 @@ from gnesf_core.views.interface import (
     Camera,
     Method,
     Rendered,
-    class_errors,
-    color_errors,
 )
 
 Settings = GnesfDensityConfig
@@ -46,9 +43,8 @@ PACKAGES = ("safetensors",)
 _THIN = -3.0  # before the softplus: 64 samples let about 4 % of the light through
 
 
-def build(settings: GnesfDensityConfig, start: Mapping[str, Path]) -> "GnesfDensity":
+def build(settings: GnesfDensityConfig) -> "GnesfDensity":
     """Return a method that has learned nothing yet."""
-    del start
     return GnesfDensity(settings)
 
 
@@ -130,19 +126,6 @@ class GnesfDensity(Method):
             seen.any(1),
         )
 
-    def losses(
-        self, context: Context, passes: Sequence[Rendered], truth: Truth
-    ) -> dict[str, Float[Tensor, " errors"]]:
-        """Return the errors of both passes: the supplement's Eq. 1-2."""
-        del context
-        s, told = self.settings, {}
-        for name, rendered in zip(("coarse", "fine"), passes, strict=True):
-            color = color_errors(rendered, truth)
-            semantic = class_errors(rendered, truth, self.says)
-            told[f"{name}_color"] = s.color_weight * color
-            told[f"{name}_semantic"] = s.semantic_weight * semantic
-        return told
-
 
 class Sights(NamedTuple):
     """What views see of points, and M there: rows are pairs of a point and a view."""
@@ -179,9 +162,7 @@ class Pass(nn.Module):
         self.second = nn.Linear(first, second)  # F'
         self.semantic = Score(second + 3, encoding, second)
         self.color = Score(second + 3 + 4, encoding, second)
-        self.density = nn.Sequential(
-            nn.Linear(encoding, second), nn.ELU(), nn.Linear(second, 1)
-        )
+        self.density = mlp(encoding, second, 1)
         # At first light comes from all along a ray, not from its first samples.
         nn.init.constant_(self.density[-1].bias, _THIN)
 

@@ -11,8 +11,6 @@ fit if they are named `{part}.{name}`, with the parts `net_coarse`, `net_fine` a
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,14 +18,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from gnesf_core.config import IbrnetConfig, TrainingConfig
-from gnesf_core.errors import BadInput
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.nets.attention import SelfAttention, sinusoids, softmax_over
 from gnesf_core.nets.mlp import mlp
 from gnesf_core.nets.res_unet import ResUNet
 from gnesf_core.rendering.compositing import composite, density_weights
 from gnesf_core.rendering.directions import direction_differences
-from gnesf_core.rendering.frame_samples import Truth
 from gnesf_core.rendering.rays import Rays
 from gnesf_core.rendering.samplers import importance, jittered, spaced
 from gnesf_core.rendering.sources import (
@@ -45,12 +41,10 @@ from gnesf_core.views.interface import (
     Camera,
     Method,
     Rendered,
-    class_errors,
-    color_errors,
 )
 
 Settings = IbrnetConfig
-PACKAGES = ()
+PACKAGES = ("safetensors",)
 
 _SPACING = "inverse-depth"
 _POINT = 16  # numbers about a point, on which its ray's points look at each other
@@ -62,9 +56,8 @@ _FIRST_DENSITY = 0.1  # of all points, before anything is learned
 _AS_THEY_ARE = ("ray_dir_fc", "ray_attention", "out_geometry_fc")
 
 
-def build(settings: IbrnetConfig, start: Mapping[str, Path]) -> "Ibrnet":
-    """Return the method; it starts from nothing that others have learned."""
-    del start
+def build(settings: IbrnetConfig) -> "Ibrnet":
+    """Return the method, which has learned nothing yet."""
     return Ibrnet(settings)
 
 
@@ -195,14 +188,6 @@ class Ibrnet(Method):
 
     def __init__(self, settings: IbrnetConfig) -> None:
         super().__init__()
-        if settings.near_m >= settings.far_m:
-            raise BadInput(
-                "recipe",
-                "near_m",
-                expected=f"less than far_m, {settings.far_m}",
-                found=settings.near_m,
-                remedy="correct the method's settings",
-            )
         s = self.settings = settings
         self.range_m = s.near_m, s.far_m
         self.says = _SAYS[s.semantics]
@@ -255,19 +240,6 @@ class Ibrnet(Method):
             weights,
             well_seen(seen.inside).float().mean(1) > _LEAST_SEEN,
         )
-
-    def losses(
-        self, context: Context, passes: Sequence[Rendered], truth: Truth
-    ) -> dict[str, Float[Tensor, " errors"]]:
-        """Hold both passes against colours, and classes if any are said."""
-        del context
-        s, errors = self.settings, {}
-        for name, rendered in zip(("coarse", "fine"), passes, strict=True):
-            errors[f"{name}_color"] = s.color_weight * color_errors(rendered, truth)
-            if self.says != "nothing":
-                wrong = class_errors(rendered, truth, self.says)
-                errors[f"{name}_semantic"] = s.semantic_weight * wrong
-        return errors
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict[str, Any]]:
         """Let the picture encoder learn at the rate of a backbone."""

@@ -4,7 +4,7 @@ A method's module in this folder has `Settings` (a dataclass), `build` as below,
 `PACKAGES`, the libraries whose versions its results should name. A recipe names its
 module; nothing imports them all.
 
-    def build(settings, start: Mapping[str, Path]) -> Method
+    def build(settings) -> Method
 
 Training draws some rays of a picture, rendering takes all of them, in parts. Both call
 
@@ -54,6 +54,7 @@ class Rendered(NamedTuple):
 class Method(nn.Module):
     """The parts that a method has, and those that it may leave as they are."""
 
+    settings: Any  # of the module's own kind
     # Of these: prior (the sources' class maps), depth and labels (of the sources),
     # surface (of the scene), segmenter (for pictures that are rendered).
     needs: frozenset[str] = frozenset()
@@ -84,9 +85,17 @@ class Method(nn.Module):
     ) -> dict[str, Float[Tensor, " errors"]]:
         """Return errors by name; the mean of each, over all rays, is a loss.
 
-        Every pass is held against the picture's colours and labels.
+        Every pass is held against the picture's colours, and its classes if any are
+        said, by the weights that the settings have for them.
         """
-        raise NotImplementedError
+        del context
+        s, told = self.settings, {}
+        for name, rendered in zip(("coarse", "fine"), passes, strict=True):
+            told[f"{name}_color"] = s.color_weight * color_errors(rendered, truth)
+            if self.says != "nothing":
+                wrong = class_errors(rendered, truth, self.says)
+                told[f"{name}_semantic"] = s.semantic_weight * wrong
+        return told
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict[str, Any]]:
         """Let everything that is not frozen learn alike."""

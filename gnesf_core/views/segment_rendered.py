@@ -3,8 +3,7 @@
 Weights are those of an IBRNet that says nothing of classes.
 """
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from gnesf_core.views.ibrnet import Context, Ibrnet
 from gnesf_core.views.interface import Rendered
 
 Settings = IbrnetConfig
-PACKAGES = ()
+PACKAGES = ("safetensors",)
 
 # From a picture to scores >= 0, whose share of a pixel's sum is a class's probability.
 Segment = Callable[
@@ -26,9 +25,8 @@ Segment = Callable[
 ]
 
 
-def build(settings: IbrnetConfig, start: Mapping[str, Path]) -> "SegmentRendered":
+def build(settings: IbrnetConfig) -> "SegmentRendered":
     """Return the method, which still lacks its segmenter."""
-    del start
     return SegmentRendered(settings)
 
 

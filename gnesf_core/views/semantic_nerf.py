@@ -5,8 +5,6 @@ of and, by the direction that it is looked at from, which colour it has. Logits 
 added up along rays. Samples are evenly spaced in depth; densities are per metre.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,7 +15,6 @@ from gnesf_core.config import SemanticNerfConfig
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.nets.positional import frequencies
 from gnesf_core.rendering.compositing import composite, density_weights
-from gnesf_core.rendering.frame_samples import Truth
 from gnesf_core.rendering.rays import Rays
 from gnesf_core.rendering.samplers import importance, jittered, spaced
 from gnesf_core.rendering.sources import Sources
@@ -26,17 +23,14 @@ from gnesf_core.views.interface import (
     Camera,
     Method,
     Rendered,
-    class_errors,
-    color_errors,
 )
 
 Settings = SemanticNerfConfig
 PACKAGES = ("safetensors",)
 
 
-def build(settings: SemanticNerfConfig, start: Mapping[str, Path]) -> "SemanticNerf":
+def build(settings: SemanticNerfConfig) -> "SemanticNerf":
     """Return a method that knows nothing of its scene yet."""
-    del start
     return SemanticNerf(settings)
 
 
@@ -165,16 +159,3 @@ class SemanticNerf(Method):
             weights,
             torch.ones_like(length, dtype=torch.bool),
         )
-
-    def losses(
-        self, context: None, passes: Sequence[Rendered], truth: Truth
-    ) -> dict[str, Float[Tensor, " errors"]]:
-        """Return the errors of both networks."""
-        del context
-        s, told = self.settings, {}
-        for name, rendered in zip(("coarse", "fine"), passes, strict=True):
-            color = color_errors(rendered, truth)
-            semantic = class_errors(rendered, truth, self.says)
-            told[f"{name}_color"] = s.color_weight * color
-            told[f"{name}_semantic"] = s.semantic_weight * semantic
-        return told

@@ -25,6 +25,7 @@ class SurfaceField(Method):
     def __init__(self, network: GnesfNetwork, scene: Scene) -> None:
         super().__init__()
         self.network, self.scene = network, scene
+        self.settings = network.settings
         self.payload = network.settings.payload
         self.range_m = network.settings.near_m, network.settings.far_m
 

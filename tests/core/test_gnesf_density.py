@@ -132,15 +132,19 @@ def assert_same(one, other, atol=2e-5):
 class Wall(nn.Module):
     """Dense from where M, which then is inverse depth, says that the wall is."""
 
+    def __init__(self, depth_m):
+        super().__init__()
+        self.depth_m = depth_m
+
     def forward(self, encoding):
-        return torch.where(encoding[:, :1] < 1 / WALL_M + 1e-3, 50.0, -50.0)
+        return torch.where(encoding[:, :1] < 1 / self.depth_m, 50.0, -50.0)
 
 
-def wall_method(sources):
+def wall_method(sources, depth_m=WALL_M - 0.004):
     """An untrained method with a volume and densities set by hand; its context."""
     torch.manual_seed(0)
     method = GnesfDensity(settings()).eval()
-    method.coarse.density = method.fine.density = Wall()
+    method.coarse.density = method.fine.density = Wall(depth_m)
     context = method.encode(sources, camera_at())
     places = frustum(context.camera, method.range_m, (5, 4, 7))
     inverse = (1 / places[:, 2]).float().reshape(1, 1, 7, 4, 5)
@@ -159,6 +163,14 @@ def test_a_wall_is_seen_at_its_depth_in_its_colours_and_classes():
         semantic = rendered.semantic.detach().numpy()
         np.testing.assert_allclose(semantic[:, 3], share_on_wall(x, y), atol=5e-3)
         np.testing.assert_allclose(semantic.sum(1), 1, atol=1e-5)
+
+
+def test_the_fine_pass_looks_more_closely_where_the_coarse_one_saw_something():
+    wall_m = 1.89  # the next coarse sample is at 2 m
+    method, context = wall_method(sources_at(CENTRES), wall_m)
+    coarse, fine = method.render(context, some_rays())
+    np.testing.assert_allclose(coarse.depth_m, 2.0, rtol=1e-5)
+    assert ((fine.depth_m - wall_m).abs() < 0.03).all()
 
 
 def test_before_anything_is_learned_all_views_that_see_a_point_count_alike():
@@ -384,7 +396,7 @@ def test_a_volume_of_any_size_keeps_it(size):
 
 def test_untrained_rays_let_little_light_through():
     torch.manual_seed(0)
-    method = build(settings(coarse_samples=64), {}).eval()
+    method = build(settings(coarse_samples=64)).eval()
     coarse, _ = rendered_by(method, sources_at(CENTRES))
     opacity = coarse.weights.sum(1)
     assert (opacity > 0.6).all()

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from gnesf_core.config import IbrnetConfig, TrainingConfig
-from gnesf_core.errors import BadInput
 from gnesf_core.geometry.camera import pixel_from_world
 from gnesf_core.labels import CLASS_NAMES, IGNORE
+from gnesf_core.rendering.directions import direction_differences
 from gnesf_core.rendering.frame_samples import Truth
 from gnesf_core.rendering.rays import Rays, depth_rays
 from gnesf_core.rendering.samplers import spaced
@@ -57,7 +57,7 @@ POSES = [moved_by(-0.2, 0), moved_by(0.15, 0.1), moved_by(0.05, -0.1)]
 
 def method_of(semantics="nothing", seed=0, **settings):
     torch.manual_seed(seed)
-    method = ibrnet.build(replace(SETTINGS, semantics=semantics, **settings), {})
+    method = ibrnet.build(replace(SETTINGS, semantics=semantics, **settings))
     # As if they had learned something: untrained ones see the same density anywhere.
     for network in (method.net_coarse, method.net_fine):
         nn.init.normal_(network.out_geometry_fc[2].weight, std=0.3)
@@ -130,7 +130,7 @@ def released_network():
 
 
 def test_weights_of_the_released_code_fit(tmp_path):
-    method = ibrnet.build(RELEASED, {})
+    method = ibrnet.build(RELEASED)
     coarse = method.net_coarse.state_dict()
     assert {
         name: tuple(own.shape) for name, own in coarse.items()
@@ -238,6 +238,29 @@ def test_the_network_is_its_layers_written_out(mask):
         torch.testing.assert_close(points.density[ray].double(), density, **close)
         torch.testing.assert_close(points.color[ray].double(), color, **close)
         torch.testing.assert_close(points.semantic[ray].double(), votes, **close)
+
+
+def test_directions_differ_as_triangles_have_it():
+    points = torch.tensor([[0.0, 0, 0], [1, 1, 0]], dtype=torch.float64)
+    target = torch.tensor([2.0, 0, 0], dtype=torch.float64)
+    sources = [[0.0, 3, 0], [5, 0, 0], [-1, 0, 0]]  # aside, behind it, opposite
+    sources = torch.tensor(sources, dtype=torch.float64)
+    differences = direction_differences(points, target, sources)
+    half = 0.5**0.5
+    expected = [[half, -half, 0, 0], [0, 0, 0, 1], [1, 0, 0, -1]]
+    torch.testing.assert_close(differences[0], torch.tensor(expected).double())
+    # Towards (1, -1) from the second point, and to (-1, 2), (4, -1), (-2, -1).
+    cosines = [-3 / 10**0.5, 5 / 34**0.5, -1 / 10**0.5]
+    torch.testing.assert_close(differences[1, :, 3], torch.tensor(cosines).double())
+    unit = torch.ones(3, dtype=torch.float64)
+    torch.testing.assert_close(differences[1, :, :3].norm(dim=1), unit)
+
+
+def test_a_camera_at_a_view_or_at_a_point_sees_finite_directions():
+    origin = torch.zeros(1, 3, dtype=torch.float64)
+    same = direction_differences(origin + 1, origin[0], origin)
+    torch.testing.assert_close(same, torch.tensor([[[0, 0, 0, 1.0]]]).double())
+    assert direction_differences(origin, origin[0], origin + 1).isfinite().all()
 
 
 def test_corners_of_features_are_on_corners_of_pictures():
@@ -482,11 +505,6 @@ def test_the_encoder_learns_at_the_rate_of_a_backbone():
     for name, own in method.named_parameters():
         rate = 1e-3 if name.startswith("feature_net.") else 5e-4
         assert rates[id(own)] == pytest.approx(rate)
-
-
-def test_a_range_begins_before_it_ends():
-    with pytest.raises(BadInput, match="near_m"):
-        ibrnet.build(replace(SETTINGS, near_m=6.0), {})
 
 
 def test_rooms_may_be_anywhere():

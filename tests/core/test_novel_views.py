@@ -365,7 +365,7 @@ def test_every_table_names_its_protocol(folder):
     assert len(blocks) == 4
     for block in blocks:
         assert isinstance(block, Block)
-        for words in ("val split (held-out). Frames that are spread.", "fused / learned",
+        for words in ("split (held-out). Frames that are spread.", "fused / learned",
                       "at most 4 frames, from key frames", "At most 10 source views",
                       "Colours (gnesf): PSNR of everything."):  # fmt: skip
             assert words in block.protocol

@@ -5,9 +5,11 @@ import pytest
 
 from gnesf_core.errors import BadInput
 from gnesf_core.evaluation import paper_tables, tables
-from gnesf_core.evaluation.published import NOVEL_COLORS, TABLES
+from gnesf_core.evaluation.paper_tables import Seconds
+from gnesf_core.evaluation.published import COLOR_SCORES, TABLES
 
 WALL, FLOOR, CHAIR, VOID = 0, 1, 4, 20
+SAID = {"views_words": "Frames that are spread", "image_words": "PSNR of everything."}
 
 
 def row(field, scene, counts, frames=0):
@@ -18,7 +20,15 @@ def row(field, scene, counts, frames=0):
     frame = {"miou": 0.1, "mean_accuracy": 0.1, "accuracy": 0.1, "pixels": 5}
     unlabelled = dict.fromkeys(frame, None) | {"pixels": 0}
     scores = {"field": field, "scene": scene, "confusion": confusion.tolist()}
-    return scores | ({"frames": [frame] * frames + [unlabelled]} if frames else {})
+    views = {"frames": [frame] * frames + [unlabelled], "protocol": SAID}
+    return scores | (views if frames else {})
+
+
+def picture_row(field, scene, *figures):
+    """Score the colours of a scene's frames: (PSNR, SSIM, LPIPS) of each."""
+    names = ("full_psnr_db", "ssim", "lpips")
+    frames = [dict(zip(names, own, strict=True)) for own in figures]
+    return {"field": field, "scene": scene, "frames": frames, "protocol": SAID}
 
 
 def share_right(field, share, scenes=("a", "b")):
@@ -29,8 +39,9 @@ def share_right(field, share, scenes=("a", "b")):
     return [row(field, scene, counts) for scene in scenes]
 
 
-def measure(rows, scores, views=(), split="val", comparable=""):
-    return paper_tables.measure("rooms", split, rows, scores, views, comparable)
+def measure(rows, scores, views=(), split="val", comparable="", colors=()):
+    given = {"3D": scores, "2D": views, "colours": colors}
+    return paper_tables.measure("rooms", split, rows, given, comparable)
 
 
 def cells(block, label):
@@ -69,28 +80,30 @@ def test_published_steps_add_up_as_the_papers_text_says():
 
 
 def test_times_and_colours_agree_with_what_the_supplement_says_of_them():
-    facts = {r.shown: r.facts for r in TABLES["optimisation"].rows}
+    facts = {r.shown: r.facts for r in TABLES["supplement4"].rows}
     minutes = [60 * int(f[0]) + int(f[1]) for f in facts.values()]
     speedup = int(facts["GNeSF"][3].rstrip("x"))
     assert minutes[0] // minutes[1] == speedup == 150  # the 2 of 602 are left out
     # "Comparable with most generalizable methods, and worse than SurfelNeRF".
     columns = dict(zip(
-        [c.quantity for c in NOVEL_COLORS.columns],
-        zip(*[r.figures for r in NOVEL_COLORS.rows], strict=True), strict=True,
+        [c.quantity for c in TABLES["supplement1"].columns],
+        zip(*[r.figures for r in TABLES["supplement1"].rows], strict=True), strict=True,
     ))  # fmt: skip
-    assert [r.shown for r in NOVEL_COLORS.rows][3:] == ["SurfelNeRF", "GNeSF"]
+    assert [r.shown for r in TABLES["supplement1"].rows][3:] == ["SurfelNeRF", "GNeSF"]
     assert max(columns["PSNR"]) == columns["PSNR"][3]
     assert max(columns["SSIM"]) == columns["SSIM"][3]
     assert min(columns["LPIPS"]) == columns["LPIPS"][3]
     assert sorted(columns["LPIPS"])[1] == columns["LPIPS"][4]
 
 
-@pytest.mark.parametrize("table", [*TABLES.values(), NOVEL_COLORS])
-def test_published_figures_have_the_decimals_of_their_column_and_its_unit(table):
+@pytest.mark.parametrize("name", TABLES)
+def test_published_figures_have_the_decimals_of_their_column_and_its_unit(name):
+    table = TABLES[name]
     for each in table.rows:
         for column, figure in zip(table.columns, each.figures, strict=True):
             assert figure is None or figure == round(figure, column.decimals)
-            assert column.unit == "percent" or table is NOVEL_COLORS
+            of_color = column.quantity in COLOR_SCORES
+            assert (column.unit != "percent") == of_color == table.of_colors
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -100,7 +113,9 @@ def test_every_published_row_has_a_figure_for_every_column(name):
     for each in table.rows:
         assert len(each.figures) == len(table.columns)
         assert len(each.facts) == len(table.facts)
-        assert all(f is None or 1 < f < 100 for f in each.figures)
+        for column, figure in zip(table.columns, each.figures, strict=True):
+            low, high = (1, 100) if column.unit else (0, 1)
+            assert figure is None or low < figure < high
 
 
 def test_no_published_row_is_shown_as_ours_nor_menini_as_without_geometry():
@@ -116,8 +131,10 @@ def test_confusions_are_added_over_scenes_before_dividing():
     ]
     ours = measure({"f": "Logit"}, scores)
     # Wall: 90 of 200 true ones. Floor: 100 right of 200 predicted, 100 true.
-    assert ours.values("Logit", "3D mIoU") == [pytest.approx((90 / 200 + 0.5) / 2)]
-    assert ours.values("Logit", "3D mAcc") == [pytest.approx((90 / 200 + 1) / 2)]
+    assert ours.values("Logit", "3D mIoU") == [
+        pytest.approx(100 * (90 / 200 + 0.5) / 2)
+    ]
+    assert ours.values("Logit", "3D mAcc") == [pytest.approx(100 * (90 / 200 + 1) / 2)]
     assert ours.fields[0].classes_scored == {"3D": 2}
 
 
@@ -199,7 +216,8 @@ def test_several_fields_in_a_row_give_mean_and_range():
         == ("Prob.", "ours", "3D mIoU")
     ]  # fmt: skip
     ious = [100 * share / (2 - share) for share in (0.9, 0.8, 0.7)]
-    assert line["percent"] == pytest.approx(sum(ious) / 3)
+    assert line["figure"] == pytest.approx(sum(ious) / 3)
+    assert line["unit"] == "percent"
     assert line["lowest"] == pytest.approx(min(ious))
     assert line["highest"] == pytest.approx(max(ious))
     assert (line["fields"], line["scenes"]) == (3, 2)
@@ -226,6 +244,60 @@ def test_pixels_of_all_images_are_pooled_and_own_numbers_stand_in_order():
     assert cells(beside, "16")[own + "mIoU"] == "100.0"
     assert cells(each, "8")["images"] == 5  # those without any label are none
     assert not any("3D" in heading for heading in beside.columns)
+
+
+def test_colours_are_means_over_images_in_units_of_their_own():
+    colors = [
+        picture_row("f", "a", (20.0, 0.5, None), (22.0, 0.6, None)),
+        picture_row("f", "b", (27.0, 0.4, None), (None, None, None)),  # nothing to see
+        picture_row("g", "a", (30.0, 0.9, None)),
+        picture_row("g", "b", (31.0, 1.0, None)),
+    ]  # fmt: skip
+    ours = measure({"f": "IBRNet", "g": "Ours"}, [], colors=colors)
+    beside, each = paper_tables.blocks(TABLES["supplement1"], ours)
+
+    line = cells(beside, "IBRNet")
+    published = "published, ScanNet split of SurfelNeRF: "
+    assert line[published + "PSNR (dB)"] == "21.19"
+    assert line[published + "LPIPS"] == "0.358"
+    own = "ours, rooms val, 2 scenes, another data set: "
+    # Three images, not two scenes; nobody gave weights to LPIPS.
+    assert [line[own + name] for name in ("PSNR (dB)", "SSIM", "LPIPS")] == [
+        "23.00", "0.500", "-",
+    ]  # fmt: skip
+    assert cells(beside, "GNeSF")[own + "SSIM"] == "0.950"
+    assert cells(each, "IBRNet")["images"] == 3
+    assert not any("classes" in heading for heading in each.columns)
+    for block in (beside, each):
+        assert "percent" not in block.protocol
+    assert "Frames that are spread. PSNR of everything." in beside.protocol
+    lines = paper_tables.figure_lines("supplement1", TABLES["supplement1"], ours)
+    units = {line["quantity"]: line["unit"] for line in lines}
+    assert units == {"PSNR": "dB", "SSIM": "", "LPIPS": ""}
+    (psnr, _) = [x["figure"] for x in lines if x["origin"] == "ours"][::2]
+    assert psnr == 23
+
+
+def test_ours_have_the_decimals_of_the_column_beside_them():
+    views = [row("f", "a", {(WALL, WALL): 2, (WALL, FLOOR): 1}, frames=1)]
+    ours = measure({"f": "Ours"}, [], views)
+    line = cells(paper_tables.blocks(TABLES["supplement4"], ours)[0], "GNeSF")
+    own = "ours, rooms val, 1 scene, another data set: 2D "
+    assert line["published, ScanNet val, novel scene: 2D mIoU"] == "70.03"
+    assert (line[own + "mIoU"], line[own + "mAcc"]) == ("33.33", "66.7")
+
+
+def test_times_are_those_of_a_new_scene_and_of_what_is_needed_once():
+    views = [row(name, "a", {(WALL, WALL): 1}, frames=1) for name in "fgh"]
+    rows = {"f": "M2F + Opt.", "g": "Ours", "h": "not timed"}
+    ours = measure(rows, [], views)
+    seconds = {"f": Seconds(90.0, fitting=600.0), "g": Seconds(30.0, training=1200.0)}
+    block = paper_tables.cost_block(TABLES["supplement4"], ours, seconds)
+    assert block.rows == [
+        ["M2F + Opt.", "f", "-", "10.0", "1.5", "11.5"],
+        ["GNeSF", "g", "20.0", "-", "0.5", "0.5"],
+    ]
+    assert "Minutes" in block.protocol
 
 
 def test_both_kinds_stand_beside_each_other_with_their_own_scenes():
@@ -268,6 +340,8 @@ def test_pages_state_the_protocol_of_what_was_measured():
         assert "nearest predicted vertex, however far (Atlas)" in words
         assert "void prediction = wrong" in words
         assert ("pooled over the data set" in words) == (ours is both)
+        assert ("Frames that are spread." in words) == (ours is both)
+        assert words.startswith("All in percent.") and "everything" not in words
 
 
 def test_every_figure_of_a_csv_says_whose_it_is():

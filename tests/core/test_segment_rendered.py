@@ -24,7 +24,7 @@ from tests.core.test_ibrnet import (
 
 def method_and_whole():
     torch.manual_seed(0)
-    method = segment_rendered.build(SETTINGS, {}).eval()
+    method = segment_rendered.build(SETTINGS).eval()
     context = method.encode(sources_at(POSES), camera_at(AHEAD))
     rays = rays_of(AHEAD, step=1)
     with torch.no_grad():
@@ -86,10 +86,10 @@ def test_where_nothing_is_scored_nothing_is_said(whole_picture):
 
 def test_weights_are_an_ibrnets(tmp_path):
     torch.manual_seed(1)
-    colors = ibrnet.build(SETTINGS, {})
+    colors = ibrnet.build(SETTINGS)
     path = tmp_path / "ibrnet.safetensors"
     write_weights(path, colors.state_dict(), {})
-    method = segment_rendered.build(SETTINGS, {})
+    method = segment_rendered.build(SETTINGS)
     load_into(method, path)
     assert method.says == "probabilities"
     assert method.needs == {"segmenter"}
@@ -109,4 +109,4 @@ def test_a_segmenter_must_be_set():
 
 def test_nothing_else_says_classes():
     with pytest.raises(BadInput, match="semantics"):
-        segment_rendered.build(replace(SETTINGS, semantics="voted"), {})
+        segment_rendered.build(replace(SETTINGS, semantics="voted"))

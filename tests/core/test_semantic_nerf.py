@@ -50,6 +50,7 @@ class Medium(PointNetwork):
         self.density, self.semantic = density, torch.tensor(semantic)
 
     def forward(self, positions, directions):
+        self.directions = directions
         color = positions.clamp(0, 1)
         semantic = self.semantic.expand(*positions.shape[:2], -1)
         return Points(self.density(positions), color, semantic)
@@ -126,6 +127,8 @@ def test_all_that_its_cameras_see_along_their_axes_is_within_one():
     directions /= directions.norm(dim=1, keepdim=True)
     farthest = (centres + 4.5 * directions - method.centre_world) / method.scale_m
     assert farthest.norm(dim=1).max() <= 1
+    amid = method.centre_world - centres.amin(0)
+    np.testing.assert_allclose(amid, centres.amax(0) - method.centre_world)
     outermost = (centres - method.centre_world).norm(dim=1).max()
     assert float(outermost + 4.5) == pytest.approx(float(method.scale_m))
 
@@ -148,20 +151,45 @@ def test_where_its_scene_is_is_kept_with_its_weights():
     torch.manual_seed(0)
     method = SemanticNerf(settings()).eval()
     method.fit_to(torch.tensor([[5.0, 6, 7], [8, 9, 9]]).double())
-    other = build(settings(), {}).eval()
+    other = build(settings()).eval()
     other.load_state_dict(method.state_dict())
     expected, found = (own.render(None, fan())[-1] for own in (method, other))
     assert torch.equal(expected.color, found.color)
 
 
-def test_samples_are_moved_and_densities_noisy_only_while_it_learns():
+def test_samples_are_moved_only_while_it_learns():
     torch.manual_seed(0)
-    method = SemanticNerf(settings(density_noise=1.0)).eval()
-    twice = [method.render(None, fan())[0].weights for _ in range(2)]
+    method = SemanticNerf(settings()).eval()
+    twice = [method.render(None, fan())[0].depth_m for _ in range(2)]
     assert torch.equal(*twice)
     method.train()
-    twice = [method.render(None, fan())[0].weights for _ in range(2)]
+    twice = [method.render(None, fan())[0].depth_m for _ in range(2)]
     assert not torch.equal(*twice)
+
+
+def test_densities_are_noisy_only_while_it_learns():
+    torch.manual_seed(0)
+    nothing = Medium(lambda at: torch.zeros(at.shape[:2]))
+    method = method_of(nothing, density_noise=1.0)
+    assert not method.render(None, fan())[0].weights.any()
+    assert method.train().render(None, fan())[0].weights.any()
+    quiet = method_of(nothing).train()
+    assert not quiet.render(None, fan())[0].weights.any()
+
+
+def test_the_fine_pass_looks_more_closely_where_the_coarse_one_saw_something():
+    wall_m = 2.07  # before the rays, between two coarse samples
+    method = method_of(Medium(lambda at: 1e5 * (4.5 * at[..., 2] > 3 + wall_m)))
+    coarse, fine = method.render(None, fan())
+    assert (coarse.depth_m > wall_m + 0.05).all()
+    assert ((fine.depth_m - wall_m).abs() < 0.006).all()
+
+
+def test_networks_are_told_directions_as_unit_vectors():
+    medium = Medium(lambda at: torch.ones(at.shape[:2]))
+    method_of(medium).render(None, fan())
+    expected = fan().directions_world / fan().directions_world.norm(dim=1)[:, None]
+    np.testing.assert_allclose(medium.directions, expected, atol=1e-6)
 
 
 def test_errors_of_both_passes_and_their_weights():

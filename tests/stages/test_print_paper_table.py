@@ -17,7 +17,9 @@ def write_scores(path, field, scene, right, wrong, frames=None):
     confusion = np.zeros((21, 21), int)
     confusion[0, :2] = right, wrong
     scores = {"field": field, "scene": scene, "confusion": confusion.tolist()}
-    write_json(path, scores | ({"frames": frames} if frames else {}))
+    said = {"views_words": "Frames that are spread", "image_words": "PSNR of all."}
+    views = {"frames": frames, "protocol": said}
+    write_json(path, scores | (views if frames else {}))
     return path
 
 
@@ -58,7 +60,8 @@ def test_the_command_prints_and_writes_the_table(scores, out, monkeypatch, caplo
     with out["csv"].open() as stream:
         lines = list(csv.DictReader(stream))
     own = [line for line in lines if line["origin"] == "ours"]
-    assert [line["percent"] for line in own] == ["37.5", "75.0", "45.0", "90.0"]
+    assert [line["figure"] for line in own] == ["37.5", "75.0", "45.0", "90.0"]
+    assert {line["unit"] for line in lines} == {"percent"}
     assert {line["scenes"] for line in lines} == {"2", "312"}
     assert {line["dataset"] for line in own} == {"rooms"}
     assert all(verify(path) is None for path in out.values())
@@ -78,6 +81,36 @@ def test_novel_views_are_scored_with_or_without_meshes(scores, out, tmp_path):
         own = "| 37.5 | 75.0 | 100.0 | 100.0 |" if given else "| 100.0 | 100.0 |"
         assert f"| 5 | 85.4 | 91.2 | 69.7 | 80.3 {own}" in page
         assert ("3D: each true vertex" in " ".join(page.split())) == bool(given)
+
+
+def test_colours_are_asked_of_the_same_files(out, tmp_path):
+    frames = [{"full_psnr_db": 20.5, "ssim": 0.75, "lpips": None, "pixels": 40}]
+    view = write_scores(tmp_path / "a.json", "one", "a", 40, 0, frames)
+    print_paper_table.main(
+        "supplement1", "rooms", "val", [], {"one": "Ours"}, **out, views=[view]
+    )
+    page = out["markdown"].read_text()
+    assert "| GNeSF | 22.01 | 0.765 | 0.330 | 20.50 | 0.750 | - |" in page
+    assert "| GNeSF | one | 1 | 1 | 20.50 | 0.750 | - |" in page
+    assert "mIoU" not in page
+
+
+def test_times_are_read_from_what_snakemake_noted(out, tmp_path):
+    frames = [{"miou": 1.0, "mean_accuracy": 1.0, "accuracy": 1.0, "pixels": 40}]
+    views = [
+        write_scores(tmp_path / f"{scene}.json", "one", scene, 40, 0, frames)
+        for scene in ("a", "b")
+    ]
+    for scene, seconds in (("a", 60), ("b", 180), ("once", 30)):
+        text = f"s\th:m:s\tmax_rss\tcpu_time\n{seconds}.0\t0:01:00\tNA\t-\n"
+        (tmp_path / f"{scene}.tsv").write_text(text)
+    pattern, once = str(tmp_path / "{scene}.tsv"), str(tmp_path / "once.tsv")
+    print_paper_table.main(
+        "supplement4", "rooms", "val", [], {"one": "M2F + Opt."}, **out, views=views,
+        costs={"one": {"training": once, "rendering": pattern}},
+    )  # fmt: skip
+    page = out["markdown"].read_text()
+    assert "| M2F + Opt. | one | 0.5 | - | 2.0 | 2.0 |" in page
 
 
 @pytest.mark.parametrize(

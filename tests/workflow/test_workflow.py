@@ -43,6 +43,7 @@ from gnesf_core.config import (
 )
 from gnesf_core.data.meshes import read_mesh
 from gnesf_core.labels import IGNORE
+from gnesf_core.spread import spread
 from tests import chromium, posed_rooms
 from tests.workflow.conftest import ROOT, make_up_scannet
 
@@ -441,6 +442,43 @@ def test_the_papers_tables_are_targets(tree):
         assert jobs.get("render_field", 0) == (
             4 * fields if table in ("views", "scenes") else 0
         )
+
+
+def test_tables_of_methods_are_targets_of_training_scenes_too(tree):
+    jobs = tree.planned("table1", "supplement1", "supplement4", "flights")
+    # Table 1 has both splits, of the supplement's two one each; six rows, a field among
+    # them, and three that other tables have as well.
+    assert jobs["print_paper_table"] == 4
+    assert jobs["evaluate_views"] == 2 * 4 * 6 + 4 + 4
+    assert jobs["render_field"] == 2 * 4
+    # Fitted: one to the scenes of both splits, one to those of validation.
+    assert jobs["fit_views"] == 2 * 4 + 4
+    assert jobs["film_views"] == 5 and "evaluate_scene" not in jobs
+
+
+def test_novel_views_are_of_scenes_that_all_rows_have_learned_from(tree):
+    text = tree.snakemake("-n", "-p", "supplement2").stdout
+    learned_from, seen = {}, {}
+    for command in re.findall(r"python -m stages\.[^\n]*", text):
+        scenes = re.findall(r"frames/scene(\d+)_00\.h5", command)
+        model = re.search(r"methods/([\w-]+)/model", command)
+        if model and " train_views " in command:
+            only_chosen_by = [scenes[place] for place in spread(len(scenes), 2)]
+            learned_from[model[1]] = set(scenes) - set(only_chosen_by)
+        elif model and "stages.render_views" in command:
+            seen.setdefault(model[1], []).extend(scenes)
+    assert sorted(map(len, learned_from.values())) == [4, 16, 30]
+    assert seen.keys() == learned_from.keys()
+    training = {scene for scene in seen.popitem()[1] if scene < "0032"}
+    assert len(training) == 4 and training <= set.intersection(*learned_from.values())
+
+    (tree.root / "apart.yaml").write_text(
+        'tables: {supplement2: {gnesf-density: "8"}}\n'
+    )
+    done = tree.snakemake(
+        "-n", "supplement2", "--configfile", "apart.yaml", check=False
+    )
+    assert "supplement2: expected rows that have learned" in done.stdout + done.stderr
 
 
 def test_a_geometry_that_is_dropped_takes_its_fields_along(tree):

@@ -49,6 +49,8 @@ FORMAT = config["datasets"][DATASET]["format"]
 LABEL_MAP = config["datasets"][DATASET].get("label_map")
 # Only ScanNet's format comes with meshes to score and a benchmark to submit to.
 SCORED_SPLITS = ["val"] if SPLITS["val"] and FORMAT == "scannet" else []
+# Novel views are of those and of scenes that methods have learned from.
+VIEW_SPLITS = (["train"] if SPLITS["train"] and SCORED_SPLITS else []) + SCORED_SPLITS
 SUBMITTED_SPLITS = ["test"] if SPLITS["test"] and FORMAT == "scannet" else []
 # Splits whose frames come with labels to judge a prior by.
 PRIOR_SPLITS = ["val"] if SPLITS["val"] and LABEL_MAP else []
@@ -102,14 +104,17 @@ for name, recipe in config["methods"].items():
 METHODS = list(config["methods"])
 # Fields that can be asked what a camera sees.
 RENDERING_FIELDS = [n for n, own in config["fields"].items() if "features" in own]
-# Tables of novel views, whose rows may be methods as well.
-VIEW_TABLES = ("views", "scenes", "table1", "supplement1", "supplement2",
-               "supplement3", "supplement4")  # fmt: skip
+# Tables of novel views, whose rows may be methods as well; two are of fields alone,
+# which have surfaces that are scored in 3D beside.
+FIELD_TABLES = ("views", "scenes")
+VIEW_TABLES = (*FIELD_TABLES, "table1", "supplement1", "supplement2", "supplement3",
+               "supplement4")  # fmt: skip
 for name in HEADLINE:
     check_name("headline", name, "fields")
 for table, names in config["tables"].items():
     for name in names:
-        if table not in VIEW_TABLES or name not in METHODS:
+        of_fields = table not in VIEW_TABLES or table in FIELD_TABLES
+        if of_fields or name not in METHODS:
             check_name(f"tables: {table}", name, "fields")
 DEVICE = config["device"]
 # GPUs of a job that runs a network.

@@ -128,7 +128,7 @@ rule summarize_views:
 
 rule print_paper_table:
     input:
-        unpack(paper_table_scores),
+        unpack(paper_table_inputs),
     output:
         markdown="results/{dataset}/tables/paper/{table}_{split}.md",
         html=report(
@@ -149,13 +149,14 @@ rule print_paper_table:
         *code("print_paper_table"),
         rows=lambda wildcards: json.dumps(config["tables"][wildcards.table]),
         comparable=comparable_option,
+        costs=cost_option,
     message:
         "Putting our figures beside the paper's {wildcards.table}"
     shell:
         "python -m stages.print_paper_table --table {wildcards.table:q}"
         " --dataset {wildcards.dataset:q} --split {wildcards.split:q}"
         " --scores {input.scores:q} --views {input.views:q} --rows {params.rows:q}"
-        " {params.comparable} --markdown {output.markdown:q}"
+        " {params.comparable} {params.costs} --markdown {output.markdown:q}"
         " --html {output.html:q} --csv {output.csv:q} > {log:q} 2>&1 && cat {log:q}"
 
 

@@ -295,32 +295,93 @@ def votes_alike(fields):
 
 
 def view_scores(wildcards):
-    """Name the 2D scores of the headline's fields that can be rendered."""
+    """Name the 2D scores of the headline's fields that render, and of the paper's rows."""
+    fields = [name for name in HEADLINE if name in RENDERING_FIELDS]
     return expand(
-        "results/{dataset}/views/{field}/{scene}.json",
+        "results/{dataset}/views/{renderer}/{scene}.json",
         dataset=wildcards.dataset,
-        field=[name for name in HEADLINE if name in RENDERING_FIELDS],
+        renderer=dict.fromkeys([*fields, *config["tables"]["table1"]]),
         scene=SPLITS[wildcards.split],
     )
 
 
-def paper_table_scores(wildcards):
+def paper_table_inputs(wildcards):
     """Name what a table of the paper is filled with; some are about novel views."""
-    rows, scenes = config["tables"][wildcards.table], SPLITS[wildcards.split]
+    rows, scenes = config["tables"][wildcards.table], table_scenes(wildcards)
     in_3d, in_2d = (
         f"results/{wildcards.dataset}/{where}"
         for where in ("fields/{name}/{scene}.json", "views/{name}/{scene}.json")
     )
-    of_views = wildcards.table in VIEW_TABLES
-    if of_views and wildcards.split == "train":
-        scenes = evenly_spread(scenes, config["novel_views"]["training_scenes"])
-    both = wildcards.table in ("views", "scenes")
+    only_2d = wildcards.table in VIEW_TABLES and wildcards.table not in FIELD_TABLES
     return {
-        "scores": (
-            [] if of_views and not both else expand(in_3d, name=rows, scene=scenes)
+        "scores": [] if only_2d else expand(in_3d, name=rows, scene=scenes),
+        "views": (
+            expand(in_2d, name=rows, scene=scenes)
+            if wildcards.table in VIEW_TABLES
+            else []
         ),
-        "views": expand(in_2d, name=rows, scene=scenes) if of_views else [],
+        "costs": [
+            file
+            for own in paper_table_costs(wildcards).values()
+            for pattern in own.values()
+            for file in dict.fromkeys(expand(pattern, scene=scenes))
+        ],
     }
+
+
+def table_scenes(wildcards):
+    """Name the scenes of a table: of training scenes some that all its rows have seen."""
+    scenes = SPLITS[wildcards.split]
+    if wildcards.table not in VIEW_TABLES or wildcards.split != "train":
+        return scenes
+    seen = [set(seen_in_training(name)) for name in config["tables"][wildcards.table]]
+    common = [scene for scene in scenes if all(scene in own for own in seen)]
+    if not common:
+        raise WorkflowError(
+            f"config: tables: {wildcards.table}: expected rows that have learned from "
+            "some of the same training scenes, found none; remedy: train them on odd "
+            "multiples of each other's number of scenes, which have them in common"
+        )
+    return evenly_spread(common, config["novel_views"]["training_scenes"])
+
+
+def seen_in_training(name):
+    """Name the training scenes that a row has learned from, or can be fitted to."""
+    recipes = method if name in METHODS else field
+    recipe = config[recipes.section][name]
+    if not learns(recipe) or recipe.get("per_scene"):
+        return SPLITS["train"]
+    learner = config[recipes.section][recipes.learned_by(name)]
+    if "weights" in recipe or "weights" in learner:  # which do not say
+        return SPLITS["train"]
+    data = learner["data"]
+    scenes = evenly_spread(SPLITS["train"], data["scenes"])
+    only_chosen_by = data["held_out_scenes"]
+    held_out = evenly_spread(scenes, only_chosen_by) if only_chosen_by else []
+    return [scene for scene in scenes if scene not in held_out]
+
+
+def paper_table_costs(wildcards):
+    """Name where Snakemake has noted what methods took, for the table about time."""
+    if wildcards.table != "supplement4":
+        return {}
+    where, costs = f"results/{wildcards.dataset}/benchmarks", {}
+    for name in config["tables"][wildcards.table]:
+        if name not in METHODS:
+            continue
+        learner, alone = method.learned_by(name), fitted(name)
+        trained = not alone and "weights" not in config["methods"][learner]
+        costs[name] = {"rendering": f"{where}/render_views/{name}/{{scene}}.tsv"}
+        if trained:
+            costs[name]["training"] = f"{where}/train_views/{learner}.tsv"
+        if alone:
+            costs[name]["fitting"] = f"{where}/fit_views/{learner}/{{scene}}.tsv"
+    return costs
+
+
+def cost_option(wildcards):
+    costs = paper_table_costs(wildcards)
+    return shlex.join(["--costs", json.dumps(costs)]) if costs else ""
 
 
 def scene_truth(wildcards):

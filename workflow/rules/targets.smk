@@ -48,7 +48,13 @@ rule figures:
         results("figures/scenes/{scene}.jpg", scene=PICTURED if SCORED_SPLITS else []),
 
 
-# The tables of the paper, ours beside the published figures.
+# The tables of the paper, ours beside the published figures. Where it has novel views as
+# well as novel scenes, ours are of training scenes as well.
+rule table1:
+    input:
+        results("tables/paper/table1_{split}.md", split=VIEW_SPLITS),
+
+
 rule table2:
     input:
         results("tables/paper/table2_{split}.md", split=SCORED_SPLITS),
@@ -64,6 +70,27 @@ rule table4:
         results("tables/paper/table4_{split}.md", split=SCORED_SPLITS),
 
 
+rule supplement1:
+    input:
+        results("tables/paper/supplement1_{split}.md", split=SCORED_SPLITS),
+
+
+rule supplement2:
+    input:
+        results("tables/paper/supplement2_{split}.md", split=VIEW_SPLITS),
+
+
+rule supplement3:
+    input:
+        results("tables/paper/supplement3_{split}.md", split=VIEW_SPLITS),
+
+
+rule supplement4:
+    input:
+        results("tables/paper/supplement4_{split}.md", split=SCORED_SPLITS),
+
+
+# The supplement's tables 3 and 2 by fields, on their surfaces.
 rule views:
     input:
         results("tables/paper/views_{split}.md", split=SCORED_SPLITS),
@@ -74,10 +101,21 @@ rule scenes:
         results("tables/paper/scenes_{split}.md", split=SCORED_SPLITS),
 
 
-# Rendered frames that no view of the headline's fields was taken from.
+# Rendered frames that no view was taken from, by the headline's fields and the methods
+# of table 1.
 rule novel_views:
     input:
         results("tables/views_{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]),
+
+
+# A film through the first pictured scene by every method of table 1.
+rule flights:
+    input:
+        results(
+            "figures/flights/{method}/{scene}.webp",
+            method=[name for name in config["tables"]["table1"] if name in METHODS],
+            scene=PICTURED[:1] if SCORED_SPLITS else [],
+        ),
 
 
 rule submission:
