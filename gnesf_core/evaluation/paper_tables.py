@@ -34,7 +34,7 @@ _PROTOCOL_3D = (
 _VIEWS = (
     "frames rendered from others (val: scenes never trained on, which the paper calls "
     'novel scene; train: those trained on, "novel view"; methods that are fitted to a '
-    "scene have learned from other frames of it in either)"
+    "scene have learned from other frames of it)"
 )
 _PROTOCOL_2D = (
     f"2D: {_VIEWS}, pooled over the data set (pixels of all images and scenes added up)"
@@ -424,7 +424,7 @@ def _with_unit(column: Column) -> str:
 
 
 def _units(ours: Measured) -> str:
-    return "" if "colours" in ours.scenes else "All in percent. "
+    return "" if "colours" in ours.scenes else "Scores in percent. "
 
 
 def _count(number: int, what: str) -> str:

@@ -341,7 +341,7 @@ def test_pages_state_the_protocol_of_what_was_measured():
         assert "void prediction = wrong" in words
         assert ("pooled over the data set" in words) == (ours is both)
         assert ("Frames that are spread." in words) == (ours is both)
-        assert words.startswith("All in percent.") and "everything" not in words
+        assert words.startswith("Scores in percent.") and "everything" not in words
 
 
 def test_every_figure_of_a_csv_says_whose_it_is():

@@ -12,6 +12,7 @@ from gnesf_core.errors import BadInput
 from gnesf_core.geometry.camera import look_at
 from gnesf_core.labels import IGNORE
 from gnesf_core.views import rendering
+from gnesf_core.views.choice import sources_of_frame, targets
 from gnesf_core.views.interface import Method, Rendered
 from gnesf_core.views.rendering import Renderer, flight_along, unwound
 from tests import field_scenes, room_files, tiny_room, view_scenes
@@ -54,7 +55,7 @@ def differ(one, other):
 
 
 class ClosedForm(Method):
-    """The room as its planes say, by depth; the void ceiling is of no use."""
+    """The room as its planes say, by depth; of the void ceiling it knows nothing."""
 
     of_one_scene = True
 
@@ -72,13 +73,15 @@ class ClosedForm(Method):
         depth_m, ids = tiny_room.cast_rays(pose, own)
         labels = np.vectorize(room_files.CLASS.get)(ids)
         color = np.array([room_files.SHADE[n] for n in labels], np.float32) / 255
+        void = labels == IGNORE
+        color[void] = np.random.default_rng(0).random((void.sum(), 3))
         shares = torch.from_numpy((labels[:, None] == np.arange(20)).astype("f4"))
         semantic = {
             "probabilities": shares, "logits": shares * 2, "nothing": shares[:, :0]
         }[self.says]  # fmt: skip
         one = torch.ones(len(own), 1)
         depth_m = torch.from_numpy(depth_m.astype(np.float32))
-        usable = torch.from_numpy(labels != IGNORE)
+        usable = torch.from_numpy(~void)
         answer = Rendered(torch.from_numpy(color), depth_m, semantic, one, usable)
         wrong = answer._replace(color=0 * answer.color, depth_m=0 * depth_m)
         return [wrong, answer]
@@ -234,6 +237,36 @@ def test_without_source_views_nothing_is_rendered(tmp_path, module):
             renderer.render_frame(0, SIZE)
         with pytest.raises(BadInput, match=r"keys\.h5: .*source views .*views"):
             renderer.render_pose(poses[0], SIZE)
+
+
+# Protocols of published systems, by the numbers of the scan's frames.
+
+
+def test_published_views_are_those_of_the_scan_and_are_judged_alone(tmp_path):
+    every = [True] * 36
+    path = room_files.write_frames(tmp_path / "f.h5", every, every)
+    looks = replace(SOURCES, views=36), (0.1, 5.0)
+    # Of frames 5, 15, 25 and 35 one is a target; of 2, 72, ... one is there.
+    wanted = {"gnesf-released": (5, {15, 25, 35}),
+              "sray-clean": (2, {15, 20, 25, 30, 35})}  # fmt: skip
+    with store.Frames(path) as frames:
+        for protocol, (target, sources) in wanted.items():
+            assert targets(frames, protocol, 1000) == [target]
+            found = sources_of_frame(frames, target, protocol, *looks)
+            assert set(found) == sources and len(found) == len(sources)
+            few = replace(SOURCES, views=2), (0.1, 5.0)
+            assert set(sources_of_frame(frames, target, protocol, *few)) < sources
+
+
+def test_scans_that_were_thinned_out_are_not_judged_by_published_rules(scene):
+    """Of this room every third frame was kept."""
+    with store.Frames(scene.frames) as frames:
+        assert frames.index.tolist() == list(range(0, 36, 3))
+        with pytest.raises(BadInput, match="1 were not kept, such as frame 5;"):
+            targets(frames, "gnesf-released", 1000)
+        with pytest.raises(BadInput, match="were not kept, such as"):
+            sources_of_frame(frames, 0, "gpnerf-released",
+                             replace(SOURCES, views=36), (0.1, 5.0))  # fmt: skip
 
 
 # Flights.

@@ -1,6 +1,7 @@
 """Losses of views by hand, on a method whose best weights have a closed form."""
 
 import math
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,6 @@ from gnesf_core.views.interface import (
     Method,
     Rendered,
     class_errors,
-    color_errors,
     joined,
     probabilities,
 )
@@ -35,6 +35,7 @@ class Uniform(Method):
     def __init__(self, says="logits"):
         super().__init__()
         self.says = says
+        self.settings = SimpleNamespace(color_weight=2, semantic_weight=3)
         self.color = nn.Parameter(torch.tensor([0.2, 0.4, 0.6]))
         self.semantic = nn.Parameter(torch.linspace(-1, 1, CLASSES))
 
@@ -48,12 +49,6 @@ class Uniform(Method):
         usable = rays.origins_world[:, 2] >= 0
         whole = Rendered(color, blank[:, 0], semantic, blank, usable)
         return [whole._replace(color=0 * color + 9, semantic=-semantic), whole]
-
-    def losses(self, context, passes, truth):
-        return {
-            "color": 2 * color_errors(passes[-1], truth),
-            "semantic": 3 * class_errors(passes[-1], truth, self.says),
-        }
 
 
 class Sample(NamedTuple):
@@ -102,20 +97,32 @@ def losses_of(task, *samples):
     return task.losses(task.model, {"sample": list(samples)})
 
 
+def entropy_of(logits, label):
+    return math.log(sum(map(math.exp, logits))) - logits[label]
+
+
 def test_losses_are_means_over_all_usable_rays_of_the_batch():
-    """Samples that have more rays of use count for more."""
+    """Samples that have more rays of use count for more; both passes are judged."""
     samples = sample_of(70, 0), sample_of(9, 1, void=0.8), sample_of(30, 2, unusable=1)
-    task = task_of()
-    losses = losses_of(task, *samples)
-    total = sum(math.exp(value) for value in np.linspace(-1, 1, CLASSES))
-    squares, crossed = [], []
-    for color, label in rays_of(*samples):
-        squares.append(np.mean((np.array(color) - [0.2, 0.4, 0.6]) ** 2))
-        if label != IGNORE:
-            crossed.append(math.log(total) - np.linspace(-1, 1, CLASSES)[label])
-    assert len(squares) > len(crossed) > 20
-    assert float(losses["color"].detach()) == pytest.approx(2 * np.mean(squares))
-    assert float(losses["semantic"].detach()) == pytest.approx(3 * np.mean(crossed))
+    losses = losses_of(task_of(), *samples)
+    logits = np.linspace(-1, 1, CLASSES)
+    answers = {"coarse": ([9.0] * 3, -logits), "fine": ([0.2, 0.4, 0.6], logits)}
+    rays = list(rays_of(*samples))
+    labels = [label for _, label in rays if label != IGNORE]
+    assert len(rays) > len(labels) > 20
+    assert set(losses) == {
+        f"{one}_{of}" for one in answers for of in ("color", "semantic")
+    }
+    for name, (color, said) in answers.items():
+        squares = [np.mean((np.array(own) - color) ** 2) for own, _ in rays]
+        crossed = [entropy_of(said, label) for label in labels]
+        found = [float(losses[f"{name}_{of}"].detach()) for of in ("color", "semantic")]
+        assert found == pytest.approx([2 * np.mean(squares), 3 * np.mean(crossed)])
+
+
+def test_what_says_nothing_of_classes_learns_colours_alone():
+    losses = losses_of(task_of(says="nothing"), sample_of(20, 6))
+    assert set(losses) == {"coarse_color", "fine_color"}
 
 
 def test_the_best_colour_is_the_mean_and_the_best_classes_are_the_shares():
@@ -128,9 +135,9 @@ def test_the_best_colour_is_the_mean_and_the_best_classes_are_the_shares():
         task.model.color.copy_(torch.tensor(np.mean([own for own, _ in rays], axis=0)))
         task.model.semantic.copy_(torch.from_numpy(np.log(shares)) + 7)
     losses = losses_of(task, *samples)
-    torch.stack(list(losses.values())).sum().backward()
+    (losses["fine_color"] + losses["fine_semantic"]).backward()
     entropy = -(shares * np.log(shares)).sum()
-    assert float(losses["semantic"].detach()) == pytest.approx(3 * entropy, rel=1e-5)
+    assert float(losses["fine_semantic"].detach()) == pytest.approx(3 * entropy)
     for own in (task.model.color, task.model.semantic):
         torch.testing.assert_close(own.grad, torch.zeros_like(own), atol=1e-6, rtol=0)
 
@@ -145,15 +152,16 @@ def test_a_batch_of_which_no_ray_is_usable_teaches_nothing():
 
 def test_void_rays_teach_colours_alone():
     losses = losses_of(task_of(), sample_of(20, 6, void=1, unusable=0))
-    assert float(losses["semantic"].detach()) == 0 < float(losses["color"].detach())
+    told = {name: float(value.detach()) for name, value in losses.items()}
+    assert told["coarse_semantic"] == told["fine_semantic"] == 0
+    assert min(told["coarse_color"], told["fine_color"]) > 0
 
 
 def test_validation_judges_the_answer_by_its_classes():
     samples = sample_of(50, 7), sample_of(11, 8)
     task = task_of(*samples)
-    total = sum(math.exp(value) for value in np.linspace(-1, 1, CLASSES))
     crossed = [
-        math.log(total) - np.linspace(-1, 1, CLASSES)[label]
+        entropy_of(np.linspace(-1, 1, CLASSES), label)
         for _, label in rays_of(*samples)
         if label != IGNORE
     ]

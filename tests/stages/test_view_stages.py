@@ -472,7 +472,7 @@ class Mean(Method):
 
     def __init__(self, settings):
         super().__init__()
-        self.depth_m = settings.depth_m
+        self.settings = settings
         self.tint = nn.Parameter(torch.zeros(3))
         self.classes = nn.Parameter(torch.zeros(20))
 
@@ -484,7 +484,7 @@ class Mean(Method):
         one = torch.ones(count, 1)
         color = (context + self.tint).expand(count, -1)
         semantic = self.classes.expand(count, -1)
-        depth_m = self.depth_m * one[:, 0]
+        depth_m = self.settings.depth_m * one[:, 0]
         return [Rendered(color, depth_m, semantic, one, one[:, 0] > 0)]
 
     def losses(self, context, passes, truth):

@@ -147,7 +147,7 @@ rule print_paper_table:
         "../../environment.yml"
     params:
         *code("print_paper_table"),
-        rows=lambda wildcards: json.dumps(config["tables"][wildcards.table]),
+        rows=lambda wildcards: json.dumps(table_rows(wildcards.table, wildcards.split)),
         comparable=comparable_option,
         costs=cost_option,
     message:
