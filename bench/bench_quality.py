@@ -3,8 +3,9 @@
     python -m bench.bench_quality [--seeds 1 2 3] [--tables table4 views scenes]
                                   [--directory DIR] [--cores N]
 
-Every field of the tables that learns is trained once per seed; segmenter and geometry
-are the same for all. Tables then print mean, lowest and highest of the repetitions.
+Every field or method of the tables that learns is trained once per seed; segmenter and
+geometry are the same for all. Tables then print mean, lowest and highest of the
+repetitions.
 `snakemake` runs with a configuration laid over the project's own, which stays in the
 results; what an ordinary run has made is not made again.
 """
@@ -51,24 +52,42 @@ def repeated(
     config: dict[str, Any], seeds: list[int], tables: list[str]
 ) -> dict[str, Any]:
     """Return recipes for every further seed, and tables that have them as rows."""
-    recipes = resolve("fields", config["fields"])
-    fields: dict[str, Any] = {}
+    known = {kind: resolve(kind, config[kind]) for kind in ("fields", "methods")}
+    new: dict[str, dict[str, Any]] = {kind: {} for kind in known}
     rows: dict[str, dict[str, str]] = {}
     for table in tables:
         rows[table] = {}
         for name, label in config["tables"][table].items():
-            recipe = recipes[name]
+            kind = "fields" if name in known["fields"] else "methods"
+            recipe = known[kind][name]
             rows[table][name] = label
-            if recipe["settings"].get("vote") in (None, *UNLEARNED):
+            if kind == "fields" and recipe["settings"].get("vote") in (
+                None,
+                *UNLEARNED,
+            ):
                 continue
             for seed in seeds:
                 if seed == recipe["training"]["seed"]:
                     continue
-                again = f"{name}-seed{seed}"
-                change = {"trained_as": "", "training": {"seed": seed}}
-                fields[again] = {"extends": name} | change
-                rows[table][again] = label
-    return {"fields": fields, "tables": rows}
+                if kind == "fields":
+                    change = {"trained_as": "", "training": {"seed": seed}}
+                    new[kind][f"{name}-seed{seed}"] = {"extends": name} | change
+                else:
+                    _repeat_method(known[kind], new[kind], name, seed)
+                rows[table][f"{name}-seed{seed}"] = label
+    return new | {"tables": rows}
+
+
+def _repeat_method(
+    known: dict[str, Any], new: dict[str, Any], name: str, seed: int
+) -> None:
+    """Add a method's recipe for a seed, and those of whose training it makes use."""
+    change: dict[str, Any] = {"extends": name, "training": {"seed": seed}}
+    for part in ("trained_as", "start"):
+        if other := known[name][part]:
+            _repeat_method(known, new, other, seed)
+            change[part] = f"{other}-seed{seed}"
+    new[f"{name}-seed{seed}"] = change
 
 
 if __name__ == "__main__":
