@@ -1,7 +1,7 @@
 """Time methods of view synthesis, each beside a restatement as one writes it first.
 
-    OMP_NUM_THREADS=1 python -m bench.bench_views [--rounds N] [--sizes demo larger]
-                                                  [--no-table] [--device cpu|cuda]
+    python -m bench.bench_views [--rounds N] [--sizes demo larger] [--no-table]
+                                [--device cpu|cuda]
 
 Pictures and maps are random; cameras are on an arc around what they look at. There are
 no surfaces, and weights are random: nothing here is learned, and nothing is skipped
@@ -56,7 +56,9 @@ from workflow.recipes import resolve_all
 RECIPES = ("ibrnet", "ibrnet-predicted", "gnesf-released-2d", "gnesf-density",
            "semantic-nerf")  # fmt: skip
 TABLED = ("gnesf-released-2d", "gnesf-density")
-DEMO_RENDERED, LARGER_RENDERED = 2048, 512  # rays
+RENDERED, LARGER_RENDERED = 512, 256  # rays
+CHUNK = 2048  # rays of a picture that are rendered at once
+TABLE_ROUNDS = 3
 
 ENCODER = {
     "encoder_blocks": [3, 4, 6], "encoder_widths": [32, 64, 128], "features": 32,
@@ -112,6 +114,7 @@ def main() -> None:
     parser.add_argument("--no-table", action="store_true")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     device = torch.device(arguments.device)
     cases = {name: demo_case(name) for name in RECIPES}
     tables = {} if arguments.no_table else {n: varied(cases[n]) for n in TABLED}
@@ -120,9 +123,10 @@ def main() -> None:
     for size in arguments.sizes:
         for name, own in cases.items():
             case = own if size == "demo" else larger(own)
-            print(f"{size:7s} {name:18s} {against(case, device, arguments.rounds)}")
+            line = against(case, device, arguments.rounds)
+            print(f"{size:7s} {name:18s} {line}", flush=True)
     for name, table in tables.items():
-        print_table(name, table, peaks[name], device, arguments.rounds)
+        print_table(name, table, peaks[name], device)
 
 
 def demo_case(name: str) -> Case:
@@ -132,7 +136,7 @@ def demo_case(name: str) -> Case:
     recipe = config["methods"][name]
     sources = recipe["sources"]
     size = sources["image_width"], sources["image_height"]
-    counts = recipe["data"]["rays"], DEMO_RENDERED
+    counts = recipe["data"]["rays"], RENDERED
     own = recipe["module"], recipe["settings"], sources["views"], size
     return Case(*own, *counts)
 
@@ -140,13 +144,12 @@ def demo_case(name: str) -> Case:
 def larger(case: Case) -> Case:
     """Return the same method nearer to its published size."""
     settings = case.settings | LARGER[case.module]
-    rays = 64 if case.module == "semantic_nerf" else 256
+    rays = 64 if case.module == "semantic_nerf" else 128
     return Case(case.module, settings, 8, (160, 120), rays, LARGER_RENDERED)
 
 
 def varied(case: Case) -> dict[str, Case]:
     """Return the demo's recipe, and others that differ in one thing each."""
-    case = case._replace(rendered=512)
     cases = {"the demo's": case}
     for views in (2, 4, 8, 12):
         cases[f"{views} views"] = case._replace(views=views)
@@ -184,7 +187,6 @@ def print_table(
     table: Mapping[str, Case],
     peaks: Sequence[tuple[float, float]],
     device: torch.device,
-    rounds: int,
 ) -> None:
     """Print rates relative to the first case, all measured in turns."""
     ready = [prepared(case, device) for case in table.values()]
@@ -194,7 +196,8 @@ def print_table(
         [rendering(s, i) for s, i in ready],
     )
     looks, steps, renders = (
-        [statistics.median(times) for times in interleaved(own, rounds)] for own in jobs
+        [statistics.median(times) for times in interleaved(own, TABLE_ROUNDS)]
+        for own in jobs
     )
     print(f"\n{name}\n{'':16s}   look ms   train rays/s   render rays/s   "
           f"MiB train, render")  # fmt: skip
@@ -207,11 +210,11 @@ def print_table(
 
 
 def peak_mib(case: Case) -> tuple[float, float]:
-    """Return by how much a process grows in a training step, and rendering 2,048 rays.
+    """Return by how much a process grows in a training step, and rendering a chunk.
 
     What is not on a CPU is not counted.
     """
-    case = case._replace(rendered=DEMO_RENDERED)
+    case = case._replace(rendered=CHUNK)
     with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         jobs = [(case, what) for what in ("train", "render")]
         trained, rendered = pool.starmap(growth_mib, jobs, chunksize=1)

@@ -28,13 +28,16 @@ def main(
     training: TrainingConfig,
     priors: list[Path] | None = None,
     start: Path | None = None,
+    judged_by: str = "",
     device: str = "cpu",
     code: str = "",
 ) -> None:
     """Train by `gnesf_core.views.<module>`; go on where a killed run stopped.
 
     `start` has weights to go on from: a method that is fitted to a scene has learned
-    on others before. Writes the weights that did best on held-out scenes, and the last.
+    on others before. `judged_by` is the view protocol that judges the scene which it is
+    fitted to: what is judged is left out. Writes the weights that did best on held-out
+    scenes, and the last.
     """
     torch.manual_seed(training.seed)
     method, packages = build_method(module, recipe)
@@ -48,7 +51,7 @@ def main(
             remedy="name a prior in the method's recipe",
         )
     paths = [ViewPaths(*own) for own in zip(frames, maps, strict=True)]
-    samples = ViewSamples(paths, method, sources, data, training)
+    samples = ViewSamples(paths, method, sources, data, training, judged_by or None)
     origin = {}
     if start is not None:
         load_into(method, start)
@@ -60,6 +63,7 @@ def main(
         "settings": asdict(method.settings),
         "sources": asdict(sources),
         "data": asdict(data),
+        "judged_by": judged_by,
     }
     learn(
         "train_views",

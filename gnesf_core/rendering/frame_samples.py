@@ -88,13 +88,17 @@ class FrameSamples(ABC):
     def sample(self, scene: int, target: int, rng: np.random.Generator) -> tuple:
         """Return a sample of one frame, a named tuple."""
 
+    def frames_to_learn_from(self, frames: Frames) -> Int64[np.ndarray, " n"]:
+        """Return the frames of a scene that rays may start in."""
+        return frames_of_kind(frames, self._data.frames)
+
     def _survey(self, number: int) -> None:
         """Note a scene's frames that rays may start in."""
         with Frames(self._scenes[number]) as frames:
             name = frames.scene
             files = {"frames": frames.fingerprint} | self.note_files(number, frames)
             self.fingerprints |= {f"{what} {name}": own for what, own in files.items()}
-            targets = frames_of_kind(frames, self._data.frames)
+            targets = self.frames_to_learn_from(frames)
             sources = frames_of_kind(frames, self._source_frames)
             if frames.has_labels and len(targets) and len(sources) > 1:
                 self._targets[number] = targets

@@ -51,6 +51,21 @@ def targets(frames: Frames, protocol: str, most: int) -> list[int]:
     return held_out[spread(len(held_out), most)].tolist()
 
 
+def fitting_frames(frames: Frames, kind: str, protocol: str) -> list[int]:
+    """Return the frames of a judged scene that may be learned from, of a kind.
+
+    A published protocol says itself which.
+    """
+    if protocol != HELD_OUT:
+        numbers = _numbers(frames)
+        judged = view_splits.targets(protocol, numbers)
+        return _kept(
+            frames, numbers[view_splits.fine_tuning(protocol, numbers, judged)]
+        )
+    held_out = frames.is_view & ~frames.is_key
+    return [int(own) for own in frames_of_kind(frames, kind) if not held_out[own]]
+
+
 def sources_of_frame(
     frames: Frames,
     target: int,

@@ -238,8 +238,16 @@ class Ibrnet(Method):
             (weights * depth_m).sum(1),
             semantic,
             weights,
-            well_seen(seen.inside).float().mean(1) > _LEAST_SEEN,
+            self._enough(seen.inside),
         )
+
+    def _enough(
+        self, inside: Bool[Tensor, "rays samples views"]
+    ) -> Bool[Tensor, " rays"]:
+        """Tell which rays are known well enough to learn from, or else at all."""
+        if self.training:
+            return well_seen(inside).float().mean(1) > _LEAST_SEEN
+        return inside.any(2).any(1)
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict[str, Any]]:
         """Let the picture encoder learn at the rate of a backbone."""

@@ -48,7 +48,8 @@ class Rendered(NamedTuple):
     # Probabilities, or what the method's `says` names; no columns if it says nothing.
     semantic: Float[Tensor, "rays classes"]
     weights: Float[Tensor, "rays samples"]  # of what was added up
-    usable: Bool[Tensor, " rays"]  # rays of which enough is known to learn from
+    # Rays of which enough is known: in training to learn from, else to say anything.
+    usable: Bool[Tensor, " rays"]
 
 
 class Method(nn.Module):

@@ -14,8 +14,8 @@ from gnesf_core.evaluation.prior import decide
 from gnesf_core.rendering.frame_samples import FrameSamples, Truth
 from gnesf_core.rendering.rays import Rays, depth_rays
 from gnesf_core.rendering.sources import Sources, read_sources
-from gnesf_core.shapes import Float64
-from gnesf_core.views.choice import nearest_sources
+from gnesf_core.shapes import Float64, Int64
+from gnesf_core.views.choice import fitting_frames, nearest_sources
 from gnesf_core.views.interface import Camera, Method
 
 
@@ -61,7 +61,13 @@ class ViewSamples(FrameSamples):
         sources: SourceViewsConfig,
         data: ViewDataConfig,
         training: TrainingConfig,
+        judged_by: str | None = None,
     ) -> None:
+        """Take a method's scenes; they may be those that a view protocol judges it by.
+
+        Then what the protocol judges is neither learned from nor looked at.
+        """
+        self._judged_by = judged_by
         self._paths = list(paths)
         self._sources = sources
         self._looks, self._range_m = not method.of_one_scene, method.range_m
@@ -69,6 +75,22 @@ class ViewSamples(FrameSamples):
         self._pseudo = data.labels == "prior"
         frames = [own.frames for own in self._paths]
         super().__init__(frames, data, sources.frames, training.seed)
+
+    def frames_to_learn_from(self, frames: Frames) -> Int64[np.ndarray, " n"]:
+        """Return the frames of a scene that rays may start in."""
+        if self._judged_by is None:
+            return super().frames_to_learn_from(frames)
+        kind = self._data.frames
+        return np.array(fitting_frames(frames, kind, self._judged_by), np.int64)
+
+    def candidates(
+        self, frames: Frames, target: int
+    ) -> Int64[np.ndarray, " candidates"]:
+        """Return the frames that may be source views of a target."""
+        candidates = super().candidates(frames, target)
+        if self._judged_by is None:
+            return candidates
+        return np.intersect1d(candidates, self.frames_to_learn_from(frames))
 
     def note_files(self, number: int, frames: Frames) -> dict[str, str]:
         """Return the fingerprint of a scene's maps, if they are used."""

@@ -439,10 +439,15 @@ def test_nothing_breaks_whatever_views_see(poses, is_known, semantics, mask):
         assert all(len(errors) == 0 for errors in losses.values())
 
 
-def test_a_ray_is_usable_if_an_eighth_of_its_samples_is_seen_twice():
+@pytest.mark.parametrize("learns", [True, False])
+def test_rays_are_learned_from_if_an_eighth_is_seen_twice_and_told_if_any_is_seen(
+    learns, monkeypatch
+):
     """Two views see a slab each; the rays run through both slabs, or through one."""
-    method = method_of(coarse_samples=64, fine_samples=64)
-    poses = [moved_by(-0.5, 0), moved_by(0.5, 0)]
+    method = method_of(coarse_samples=64, fine_samples=64).train(learns)
+    monkeypatch.setattr(ibrnet, "jittered", lambda places: places)
+    aside = 0.0 if learns else 3.0
+    poses = [moved_by(aside - 0.5, 0), moved_by(aside + 0.5, 0)]
     sources = sources_at(poses)
     rays = rays_of(AHEAD, step=4)
     coarse = rendered(method, sources, rays=rays)[0]
@@ -453,7 +458,7 @@ def test_a_ray_is_usable_if_an_eighth_of_its_samples_is_seen_twice():
         own = points - pose[:3, 3]
         uv = own[..., :2] / own[..., 2:] * K[0, 0] + K[:2, 2]
         counts += ((uv >= -0.5) & (uv < [WIDTH - 0.5, HEIGHT - 0.5])).all(-1)
-    expected = (counts == 2).sum(1) > 8
+    expected = (counts == 2).sum(1) > 8 if learns else counts.any(1)
     assert 0 < expected.sum() < len(expected)
     assert (coarse.usable.numpy() == expected).all()
 

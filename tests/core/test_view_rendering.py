@@ -138,6 +138,7 @@ def test_logits_are_shown_as_probabilities_and_silence_as_zeros(scene):
     np.testing.assert_array_equal(silent.color, view.color)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", view_scenes.KINDS)
 def test_pictures_do_not_depend_on_how_many_rays_are_rendered_at_once(
     scene, monkeypatch, module

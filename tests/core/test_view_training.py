@@ -97,6 +97,11 @@ def losses_of(task, *samples):
     return task.losses(task.model, {"sample": list(samples)})
 
 
+@torch.no_grad()
+def value_of(task):
+    return task.validate(task.model)
+
+
 def entropy_of(logits, label):
     return math.log(sum(map(math.exp, logits))) - logits[label]
 
@@ -165,7 +170,7 @@ def test_validation_judges_the_answer_by_its_classes():
         for _, label in rays_of(*samples)
         if label != IGNORE
     ]
-    assert task.validate(task.model) == pytest.approx(np.mean(crossed))
+    assert value_of(task) == pytest.approx(np.mean(crossed))
 
 
 def test_a_method_that_says_nothing_of_classes_is_judged_by_its_colours():
@@ -175,12 +180,12 @@ def test_a_method_that_says_nothing_of_classes_is_judged_by_its_colours():
         np.mean((np.array(color) - [0.2, 0.4, 0.6]) ** 2)
         for color, _ in rays_of(*samples)
     ]
-    assert task.validate(task.model) == pytest.approx(np.mean(squares))
+    assert value_of(task) == pytest.approx(np.mean(squares))
 
 
 def test_validation_without_held_out_rays_is_not_a_number():
     for task in (task_of(), task_of(sample_of(9, 9, void=1))):
-        assert math.isnan(task.validate(task.model))
+        assert math.isnan(value_of(task))
 
 
 def rendered(semantic, usable=None):

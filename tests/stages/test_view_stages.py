@@ -188,6 +188,7 @@ def test_weights_are_the_best_and_the_last_and_say_what_they_were_made_of(
     assert set(inputs) == named
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", SETTINGS)
 def test_fine_tuning_starts_from_the_weights_that_are_given(rooms, tmp_path, module):
     """A step of no length leaves them as they are, wherever the cameras now stand."""
@@ -507,9 +508,10 @@ def own_method(tmp_path, monkeypatch):
     vars(gnesf_core.views).pop("mean_color", None)
 
 
+@pytest.mark.slow
 def test_a_new_method_is_a_new_file_and_nothing_else(rooms, tmp_path, own_method):
     how = {"recipe": '{"depth_m": 1.25}'}
-    training = replace(TRAINING, steps=60, learning_rate=0.1, schedule="cosine")
+    training = replace(ONCE, steps=40, learning_rate=0.1)
     path = train(rooms, tmp_path, own_method, training, priors=None, **how)
     lines = lines_of(tmp_path / "metrics.jsonl")
     assert lines[-1]["classes"] < 0.5 * lines[0]["classes"]

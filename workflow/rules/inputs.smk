@@ -186,7 +186,7 @@ def field_training_inputs(wildcards):
 # How every method of view synthesis is trained, on whatever scenes.
 VIEW_TRAINING = (
     "python -m stages.launch {resources.gpu:q} train_views --frames {input.frames:q}"
-    " --priors {input.priors:q} {params.start} --out {output.weights:q}"
+    " --priors {input.priors:q} {params.start} {params.judged} --out {output.weights:q}"
     " --last {output.last:q} --metrics {output.metrics:q} --module {params.module:q}"
     " --recipe {params.recipe:q} --sources {params.sources:q} --data {params.data:q}"
     " --training {params.training:q} --device {resources.device:q}"
@@ -198,7 +198,14 @@ def start_option(wildcards, input):
     return shlex.join(["--start", input.start]) if input.start else ""
 
 
+def judged_option(wildcards):
+    """Keep what is judged out of what a method is fitted to."""
+    protocol = config["novel_views"]["protocol"]
+    return shlex.join(["--judged-by", protocol]) if fitted(wildcards.method) else ""
+
+
 view_training_params = {
+    "judged": judged_option,
     "method": method.code,
     "module": method.module,
     "recipe": method.part("settings"),
