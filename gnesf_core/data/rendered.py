@@ -36,7 +36,7 @@ class ViewsWriter:
             "depth_m": (rows, "<f4"),
             "known": (rows, "u1"),
         }
-        self._writer, self._next = writer, 0
+        self._writer, self.written = writer, 0
         self._datasets = {
             name: writer.frames(name, count, *kind) for name, kind in shapes.items()
         }
@@ -44,10 +44,10 @@ class ViewsWriter:
     def add(self, view: View) -> None:
         """Append a view."""
         for name, dataset in self._datasets.items():
-            self._writer.put(dataset, self._next, getattr(view, name))
+            self._writer.put(dataset, self.written, getattr(view, name))
         sources = np.array(view.sources, np.int64)
-        self._writer.array(f"sources/{self._next}", sources)
-        self._next += 1
+        self._writer.array(f"sources/{self.written}", sources)
+        self.written += 1
 
 
 @contextmanager
@@ -64,7 +64,10 @@ def write_views(
         writer.array("positions", np.array(positions, np.int64))
         writer.file.create_group("about")
         writer.attributes("about", **about)
-        yield ViewsWriter(writer, len(positions), size)
+        views = ViewsWriter(writer, len(positions), size)
+        yield views
+        if views.written != len(positions):
+            raise ValueError(f"{views.written} views of {len(positions)} are written")
 
 
 class Views(Container):

@@ -91,7 +91,7 @@ class FieldSamples(FrameSamples):
             frames, target, candidates, s.views, s.view_overlap, s.far_m
         )
         sources = read_sources(frames, prior, views, self._picture_size, s.payload)
-        uv, truth = self.pixels(frames, target, rng)
+        uv, truth = self.pixels(scene, target, rng)
         pose = frames.world_from_camera[target]
         rays = rays_through(frames.color_intrinsics, pose, uv)
         return FieldSample(geometry, sources, rays, truth)

@@ -92,6 +92,18 @@ class FrameSamples(ABC):
         """Return the frames of a scene that rays may start in."""
         return frames_of_kind(frames, self._data.frames)
 
+    def has_truth(self, frames: Frames) -> bool:
+        """Tell whether there are classes to learn."""
+        return frames.has_labels
+
+    def can_look(self, frames: Frames) -> bool:
+        """Tell whether a frame has others to be rendered from."""
+        return len(frames_of_kind(frames, self._source_frames)) > 1
+
+    def labels(self, scene: int, target: int) -> UInt8[np.ndarray, "h w"]:
+        """Return the classes that are learned."""
+        return self.files(scene).frames.labels(target)
+
     def _survey(self, number: int) -> None:
         """Note a scene's frames that rays may start in."""
         with Frames(self._scenes[number]) as frames:
@@ -99,8 +111,7 @@ class FrameSamples(ABC):
             files = {"frames": frames.fingerprint} | self.note_files(number, frames)
             self.fingerprints |= {f"{what} {name}": own for what, own in files.items()}
             targets = self.frames_to_learn_from(frames)
-            sources = frames_of_kind(frames, self._source_frames)
-            if frames.has_labels and len(targets) and len(sources) > 1:
+            if self.has_truth(frames) and len(targets) and self.can_look(frames):
                 self._targets[number] = targets
             else:
                 log.warning(
@@ -150,14 +161,15 @@ class FrameSamples(ABC):
         return candidates
 
     def pixels(
-        self, frames: Frames, target: int, rng: np.random.Generator
+        self, scene: int, target: int, rng: np.random.Generator
     ) -> tuple[Int64[np.ndarray, "rays 2"], Truth]:
         """Draw pixels of a frame, uv, and return what they show."""
+        frames = self.files(scene).frames
         width, height = frames.color_size
         pixels = rng.permutation(width * height)[: self._data.rays]
         rows, columns = np.divmod(np.sort(pixels), width)
         color = frames.color(target)[rows, columns].astype(np.float32) / 255
-        labels = torch.from_numpy(frames.labels(target)[rows, columns])
+        labels = torch.from_numpy(self.labels(scene, target)[rows, columns])
         return np.stack([columns, rows], 1), Truth(labels, torch.from_numpy(color))
 
     @staticmethod

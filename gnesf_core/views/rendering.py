@@ -51,7 +51,10 @@ class Renderer:
         self.protocol = protocol
 
     def render_frame(self, target: int, size: tuple[int, int]) -> View:
-        """Return what a frame's camera sees; its own pixels take no part."""
+        """Return what a frame's camera sees.
+
+        Its own pixels take no part, unless the protocol is of a system that lets them.
+        """
         views = []
         if not self._method.of_one_scene:
             views = sources_of_frame(

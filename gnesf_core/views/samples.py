@@ -14,7 +14,7 @@ from gnesf_core.evaluation.prior import decide
 from gnesf_core.rendering.frame_samples import FrameSamples, Truth
 from gnesf_core.rendering.rays import Rays, depth_rays
 from gnesf_core.rendering.sources import Sources, read_sources
-from gnesf_core.shapes import Float64, Int64
+from gnesf_core.shapes import Float64, Int64, UInt8
 from gnesf_core.views.choice import fitting_frames, nearest_sources
 from gnesf_core.views.interface import Camera, Method
 
@@ -119,15 +119,26 @@ class ViewSamples(FrameSamples):
         size = self._sources.image_width, self._sources.image_height
         maps = prior if self._votes else None
         sources = read_sources(frames, maps, views, size, self._payload)
-        uv, truth = self.pixels(frames, target, rng)
-        if self._pseudo:
-            labels, _ = decide(prior.probabilities(target), frames.color_size)
-            columns, rows = uv.T
-            truth = truth._replace(labels=torch.from_numpy(labels[rows, columns]))
+        uv, truth = self.pixels(scene, target, rng)
         pose = frames.world_from_camera[target]
         rays = depth_rays(frames.color_intrinsics, pose, uv)
         camera = camera_of(frames.color_intrinsics, pose, frames.color_size)
         return ViewSample(sources, camera, rays, truth)
+
+    def has_truth(self, frames: Frames) -> bool:
+        """Tell whether there are classes to learn; a prior has them of every scene."""
+        return self._pseudo or super().has_truth(frames)
+
+    def can_look(self, frames: Frames) -> bool:
+        """Tell whether a frame has others to be rendered from, if they are needed."""
+        return not self._looks or super().can_look(frames)
+
+    def labels(self, scene: int, target: int) -> UInt8[np.ndarray, "h w"]:
+        """Return the true classes, or those that a prior says."""
+        if not self._pseudo:
+            return super().labels(scene, target)
+        frames, prior = self.files(scene)
+        return decide(prior.probabilities(target), frames.color_size)[0]
 
     def centres_world(self) -> Float64[Tensor, "cameras 3"]:
         """Return where the cameras of all frames to learn from are."""
