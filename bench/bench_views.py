@@ -178,7 +178,9 @@ def against(case: Case, device: torch.device, rounds: int) -> str:
         rate = count / statistics.median(times[0])
         parts.append(f"{what} {rate:7.0f} rays/s = {statistics.median(ratios):5.2f} x"
                      f" ({min(ratios):.2f}-{max(ratios):.2f})")  # fmt: skip
-    return "   ".join(parts) + f"   {seen_percent(inputs):.0f} % of pairs in pictures"
+    if not ours.method.of_one_scene:
+        parts.append(f"{seen_percent(inputs):.0f} % of pairs in pictures")
+    return "   ".join(parts)
 
 
 def print_table(
@@ -340,8 +342,6 @@ def matrix(size: tuple[int, int]) -> np.ndarray:
 
 def seen_percent(inputs: Inputs) -> float:
     """Return how many pairs of evenly spread samples and views are in pictures."""
-    if not len(inputs.sources.pictures):
-        return 0.0
     ends = (0.2, 5.0), 32, "inverse-depth", inputs.rays.origins_world.device
     points = inputs.rays.at(spaced(*ends).expand(len(inputs.rays.origins_world), -1))
     inside = project(inputs.sources, points.flatten(0, 1), torch.inf).inside

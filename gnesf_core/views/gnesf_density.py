@@ -11,7 +11,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import elu, grid_sample, interpolate, softplus
+from torch.nn.functional import (
+    conv2d,
+    elu,
+    grid_sample,
+    interpolate,
+    pad,
+    softplus,
+)
 
 from gnesf_core.config import GnesfDensityConfig
 from gnesf_core.fields.voting import SplitLinear, blend, mean_and_variance
@@ -227,9 +234,28 @@ class VolumeUNet(nn.Module):
         return self.last(self.up2(_join(half, fine)))
 
 
+class PlanewiseConv3d(nn.Conv3d):
+    """A 3x3x3 convolution, on a CPU as convolutions of planes: several times as fast.
+
+    There Torch has no fast kernel for single volumes of this size.
+    """
+
+    def forward(self, values: Float[Tensor, "1 c d h w"]) -> Float[Tensor, "1 m _ _ _"]:
+        """Return what the layer makes of a volume."""
+        if values.device.type != "cpu":
+            return super().forward(values)
+        step, depths = self.stride[0], values.shape[2]
+        planes = pad(values[0], (0, 0, 0, 0, 1, 1)).transpose(0, 1)
+        # Of each plane that is kept, the ones before it, itself and behind it.
+        stacked = [planes[shift : shift + depths : step] for shift in range(3)]
+        kernel = self.weight.transpose(1, 2).flatten(1, 2)
+        made = conv2d(torch.cat(stacked, 1), kernel, None, self.stride[1:], padding=1)
+        return made.transpose(0, 1)[None]
+
+
 def _convolution(inner: int, outer: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv3d(inner, outer, 3, stride, padding=1, bias=False),
+        PlanewiseConv3d(inner, outer, 3, stride, padding=1, bias=False),
         nn.InstanceNorm3d(outer, affine=True),
         nn.ELU(),
     )

@@ -31,7 +31,9 @@ from gnesf_core.views.samples import camera_of
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 1 << 11  # rays that are rendered at once
+# Rays that are rendered at once: what they need stays in a processor's caches, or
+# fills a GPU.
+_CHUNKS = {"cpu": 1 << 9, "cuda": 1 << 12}
 
 
 class Renderer:
@@ -93,9 +95,10 @@ class Renderer:
         )
         uv = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1)
         rays = depth_rays(intrinsics, world_from_camera, uv.reshape(-1, 2))
+        chunk = _CHUNKS[self._device.type]
         parts = [
             self._method.render(context, moved(Rays(*part), self._device))[-1]
-            for part in zip(*(values.split(_CHUNK) for values in rays), strict=True)
+            for part in zip(*(values.split(chunk) for values in rays), strict=True)
         ]
         whole = self._method.finish(context, joined(parts))
         return self._view(whole, size, views)

@@ -14,6 +14,7 @@ from gnesf_core.rendering.rays import depth_rays
 from gnesf_core.rendering.sources import Sources
 from gnesf_core.views.gnesf_density import (
     GnesfDensity,
+    PlanewiseConv3d,
     VolumeUNet,
     build,
     frustum,
@@ -412,3 +413,18 @@ def test_lower_precision_changes_little():
     assert found.color.dtype == found.weights.dtype == torch.float32
     np.testing.assert_allclose(found.color.detach(), expected.color.detach(), atol=0.1)
     assert found.depth_m.isfinite().all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(6, 5, 7), (5, 8, 3), (1, 2, 2)])
+def test_planes_are_convolved_as_a_volume_is(stride, size):
+    layer = PlanewiseConv3d(3, 4, 3, stride, padding=1, bias=False)
+    values = torch.randn(1, 3, *size, requires_grad=True)
+    by_planes, whole = layer(values), nn.Conv3d.forward(layer, values)
+    torch.testing.assert_close(by_planes, whole)
+    wanted = torch.randn_like(whole)
+    ours, theirs = (
+        torch.autograd.grad((own * wanted).sum(), [values, layer.weight])
+        for own in (by_planes, whole)
+    )
+    torch.testing.assert_close(ours, theirs)

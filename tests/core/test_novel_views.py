@@ -169,7 +169,7 @@ def test_what_its_own_prior_says_changes_nothing(folder, rendered):
 def test_pictures_do_not_depend_on_how_many_rays_are_rendered_at_once(
     folder, rendered, monkeypatch
 ):
-    monkeypatch.setattr(rendering, "_CHUNK", 77)
+    monkeypatch.setitem(rendering._CHUNKS, "cpu", 77)
     with renderer(folder) as (made, _):
         view = made(TARGET)
     for ours, theirs in zip(view[:-1], rendered[:-1], strict=True):

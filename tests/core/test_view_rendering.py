@@ -92,7 +92,7 @@ class ClosedForm(Method):
 def test_every_pixel_gets_what_is_seen_along_its_own_ray(
     scene, monkeypatch, size, chunk
 ):
-    monkeypatch.setattr(rendering, "_CHUNK", chunk)
+    monkeypatch.setitem(rendering._CHUNKS, "cpu", chunk)
     method = ClosedForm()
     with renderer_of(scene, method) as renderer:
         view = renderer.render_frame(TARGET, size)
@@ -145,7 +145,7 @@ def test_pictures_do_not_depend_on_how_many_rays_are_rendered_at_once(
 ):
     with renderer_of(scene, random_method(module)) as renderer:
         expected = renderer.render_frame(TARGET, SIZE)
-        monkeypatch.setattr(rendering, "_CHUNK", 37)
+        monkeypatch.setitem(rendering._CHUNKS, "cpu", 37)
         view = renderer.render_frame(TARGET, SIZE)
     assert view.sources == expected.sources
     np.testing.assert_array_equal(view.known, expected.known)
