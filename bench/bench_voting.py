@@ -31,7 +31,6 @@ from torch.nn.functional import elu, grid_sample
 from bench.bench_geometry import recipe
 from gnesf_core.config import GnesfConfig
 from gnesf_core.fields import network as field_network
-from gnesf_core.fields import sources as field_sources
 from gnesf_core.fields.encoding import Encoding, sample_encoding
 from gnesf_core.fields.network import Evidence, GnesfNetwork, Scene
 from gnesf_core.fields.occlusion import hidden
@@ -40,6 +39,7 @@ from gnesf_core.geometry import camera
 from gnesf_core.geometry.distance_field import DistanceField
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.nets.mnasnet import STRIDES
+from gnesf_core.rendering import sources as field_sources
 from gnesf_core.rendering.compositing import composite
 from gnesf_core.rendering.rays import Rays
 from gnesf_core.rendering.sources import Sources

@@ -33,12 +33,15 @@ OUTPUTS = {
     "train_semantics": "fields/{recipe}/model.safetensors",
     "extract_mesh": "fields/{recipe}/{scene}.ply",
     "evaluate_scene": "fields/{recipe}/{scene}.json",
-    "render_views": "fields/{recipe}/views/{scene}.json",
+    "train_views": "methods/{recipe}/model.safetensors",
+    "render_views": "views/{recipe}/{scene}.h5",  # or render_field
+    "evaluate_views": "views/{recipe}/{scene}.json",
     "export_labels": "fields/{recipe}/submission/{scene}.txt",
 }
 _NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"
-# What runs a recipe once for each fold has a folder for each in that of the recipe.
-_NAMES = {"scene": f"(?P<scene>{_NAME})", "recipe": f"(?P<recipe>{_NAME}(/fold[0-9])?)"}
+_NAMES = {"scene": f"(?P<scene>{_NAME})", "recipe": f"(?P<recipe>{_NAME})"}
+# What trains a recipe for each fold, or each scene, has a folder for each in its own.
+_LEARNERS = {"recipe": f"(?P<recipe>{_NAME}(/{_NAME})?)"}
 _HEADING = re.compile(r"\d\d:\d\d:\d\d (INFO|WARNING|ERROR) ")
 _TAIL_BYTES = 1 << 16
 _INDENT = "    "
@@ -87,8 +90,9 @@ def main(results: Path = Path("results/synthrooms")) -> None:
 def _finished(results: Path) -> Iterator[Job]:
     """Find the jobs whose result is there."""
     for stage, output in OUTPUTS.items():
-        pattern = re.compile(output.replace(".", r"\.").format(**_NAMES))
-        for recipe in ("*", "*/fold[0-9]") if "{recipe}" in output else ("",):
+        names = _NAMES if "{scene}" in output else _LEARNERS
+        pattern = re.compile(output.replace(".", r"\.").format(**names))
+        for recipe in ("*", "*/*") if "{recipe}" in output else ("",):
             for path in results.glob(output.format(recipe=recipe, scene="*")):
                 match = pattern.fullmatch(path.relative_to(results).as_posix())
                 if match:

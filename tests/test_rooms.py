@@ -94,6 +94,10 @@ def test_every_value_in_a_shell_command_is_quoted():
                     "params.options",  # and this
                     "params.comparable",  # and this
                     "params.truth",  # and this
+                    "params.costs",  # and this
+                    "params.start",  # and this
+                    "params.judged",  # and this
+                    "params.intrinsics",  # and this
                     "params.capture",  # and this
                     "params.labelled",  # an integer
                 )

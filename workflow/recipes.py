@@ -91,7 +91,7 @@ def _resolved(
     if isinstance(below, Mapping) and _LEARNING & own.keys():
         # It learns something of its own: what the other was given is not that.
         below = {key: value for key, value in below.items() if key != "weights"}
-    if isinstance(below, Mapping) and {"module", "settings"} <= own.keys():
+    if section == "methods" and {"module", "settings"} <= own.keys():
         # Another module's settings are none of its own.
         below = {key: value for key, value in below.items() if key != "settings"}
     return _laid_over(below, own)

@@ -74,7 +74,8 @@ def test_files_count_and_logs_do_not(told, results):
 def test_each_recipe_has_its_line_in_the_order_of_the_work(told, results):
     for name in ("fields/gnesf/a.ply", "fields/gnesf/a.json", "priors/labels/a.h5",
                  "priors/labels/a.cost.json", "priors/labels/a.json",
-                 "priors/cross/fold1/model.safetensors", "fields/gnesf/views/a.json",
+                 "priors/cross/fold1/model.safetensors", "views/gnesf/a.json",
+                 "views/ibrnet/b.h5", "methods/nerf/b/model.safetensors",
                  "fields/gnesf/submission/a.txt", "targets/b.h5",
                  "fields/gnesf/.b.ply.partial",
                  "fields/gnesf/metrics.jsonl"):  # fmt: skip
@@ -90,7 +91,9 @@ def test_each_recipe_has_its_line_in_the_order_of_the_work(told, results):
         "train_sdf neucon 0 of 1",
         "extract_mesh gnesf 1 of 3",
         "evaluate_scene gnesf 1 of 3",
-        "render_views gnesf 1 of 3",
+        "train_views nerf/b 1 of 1",
+        "render_views ibrnet 1 of 3",
+        "evaluate_views gnesf 1 of 3",
         "export_labels gnesf 1 of 3",
     ]
 
@@ -100,7 +103,11 @@ def test_the_outputs_are_those_of_the_rules():
     rules = "".join(path.read_text() for path in folder.glob("*.smk"))
     for stage, output in status.OUTPUTS.items():
         rule = re.search(rf"\nrule {stage}:\n(.*?)\n    log:", rules, re.S)[1]
-        rule = re.sub(r"\{(prior|geometry|field)\}(\{fold\})?", "{recipe}", rule)
+        rule = re.sub(
+            r"\{(prior|geometry|field|method|renderer)\}(\{(fold|alone)\})?",
+            "{recipe}",
+            rule,
+        )
         assert f"/{output}" in rule
 
 

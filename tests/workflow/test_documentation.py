@@ -379,7 +379,7 @@ def test_the_drawing_of_the_stages_is_what_snakemake_has_in_mind(tree):
     for line in drawing[1].splitlines()[1:]:
         chain = [re.match(r"\w+", part.strip())[0] for part in line.split("-->")]
         drawn |= set(zip(chain, chain[1:], strict=False))
-    targets = ("all", "submission", "novel_views", "views")
+    targets = ("all", "submission", "novel_views", "views", "flights")
     graph = tree.snakemake(*targets, "--rulegraph").stdout
     names = dict(re.findall(r'(\d+)\[label = "(\w+)"', graph))
     edges = {(names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", graph)}

@@ -369,6 +369,7 @@ def test_the_overlay_for_scannet_plans_everything(tree):
     (tree.root / "few.yaml").write_text(
         "geometries: {neucon: {data: {held_out_scenes: 0}}}\n"
         "fields: {gnesf: {data: {held_out_scenes: 0}}}\n"
+        "methods: {gnesf-density: {data: {held_out_scenes: 0}}}\n"
     )
     jobs = tree.planned("--configfile", "config/scannet.yaml", "few.yaml")
     assert jobs["extract_frames"] == 3 and jobs["train_prior"] == 1
@@ -447,7 +448,7 @@ def test_every_method_says_what_a_camera_sees(changed):
     targets = [*map(views.format, methods), film]
     jobs = changed.planned(*targets, *TINY)
     # Of those that learn on the training split, and of those that learn a scene.
-    assert (jobs["train_views"], jobs["fit_views"]) == (3, 3)
+    assert jobs["train_views"] == 3 + 3
     assert jobs["render_views"] == 6 and jobs["render_field"] == 1
     changed.snakemake("--cores", 2, *targets, *TINY)
     for name in methods:
@@ -463,7 +464,7 @@ def test_every_method_says_what_a_camera_sees(changed):
         "gnesf_core/views/semantic_nerf.py", "hidden = relu(", "hidden = -relu(-"
     )
     assert set(changed.planned(*targets, *TINY)) == {
-        "fit_views", "render_views", "evaluate_views"
+        "train_views", "render_views", "evaluate_views"
     }  # fmt: skip
 
 
@@ -485,8 +486,8 @@ def test_tables_of_methods_are_targets_of_training_scenes_too(tree):
     assert jobs["print_paper_table"] == 4
     assert jobs["evaluate_views"] == 4 * 6 + 4 * 5 + 2 * 4
     assert jobs["render_field"] == 2 * 4
-    # To training scenes; to validation by the prior's labels, and for the film.
-    assert jobs["fit_views"] == 4 + 4 + 1
+    # On the split; to training scenes; to others by the prior's labels; for the film.
+    assert jobs["train_views"] == 4 + 4 + 4 + 1
     assert jobs["film_views"] == 5 and "evaluate_scene" not in jobs
 
 

@@ -146,6 +146,7 @@ wildcard_constraints:
     renderer=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     recipe=r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     fold=r"|/fold[0-9]",
+    alone=r"|/[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
     table="|".join(config["tables"]),
     split=r"train|val|test",
     kind=r"priors|geometry|fields|methods",

@@ -183,17 +183,6 @@ def field_training_inputs(wildcards):
     return files | {"start": features.get("weights", own)}
 
 
-# How every method of view synthesis is trained, on whatever scenes.
-VIEW_TRAINING = (
-    "python -m stages.launch {resources.gpu:q} train_views --frames {input.frames:q}"
-    " --priors {input.priors:q} {params.start} {params.judged} --out {output.weights:q}"
-    " --last {output.last:q} --metrics {output.metrics:q} --module {params.module:q}"
-    " --recipe {params.recipe:q} --sources {params.sources:q} --data {params.data:q}"
-    " --training {params.training:q} --device {resources.device:q}"
-    " --code {params.version:q} > {log:q} 2>&1"
-)
-
-
 def start_option(wildcards, input):
     return shlex.join(["--start", input.start]) if input.start else ""
 
@@ -201,25 +190,21 @@ def start_option(wildcards, input):
 def judged_option(wildcards):
     """Keep what is judged out of what a method is fitted to."""
     protocol = config["novel_views"]["protocol"]
-    return shlex.join(["--judged-by", protocol]) if fitted(wildcards.method) else ""
+    return shlex.join(["--judged-by", protocol]) if wildcards.alone else ""
 
 
-view_training_params = {
-    "judged": judged_option,
-    "method": method.code,
-    "module": method.module,
-    "recipe": method.part("settings"),
-    "sources": method.part("sources"),
-    "data": method.part("data"),
-    "training": method.part("training"),
-    "start": start_option,
-    "version": method.folded_code("train_views"),
-}
-
-
-def view_training_files(wildcards, scenes):
-    """Name what a method learns from: some scenes, and another's weights if it has."""
+def view_training_inputs(wildcards):
+    """Name what a method learns from: scenes, and another's weights if it goes on."""
     recipe, where = method(wildcards), f"results/{wildcards.dataset}"
+    if recipe["per_scene"] != bool(wildcards.alone):
+        wanted = "scenes, one by one" if recipe["per_scene"] else "the training split"
+        raise WorkflowError(
+            f"config: methods: {wildcards.method}: per_scene: expected weights of "
+            f"{wanted}, found others asked for; remedy: ask for those, or change it"
+        )
+    scenes = [wildcards.alone[1:]] if wildcards.alone else SPLITS["train"]
+    if not wildcards.alone:
+        scenes = evenly_spread(scenes, recipe["data"]["scenes"])
     maps = f"{where}/priors/{recipe['prior']}/{{scene}}.h5"
     start = SimpleNamespace(dataset=wildcards.dataset, method=recipe["start"])
     return {
@@ -227,23 +212,6 @@ def view_training_files(wildcards, scenes):
         "priors": expand(maps, scene=scenes) if recipe["prior"] else [],
         "start": method.weights(start) if recipe["start"] else [],
     }
-
-
-def view_training_inputs(wildcards):
-    """Name the training split's files."""
-    recipe = method(wildcards)
-    if recipe["per_scene"]:
-        raise WorkflowError(
-            f"config: methods: {wildcards.method}: per_scene: expected false for what "
-            "learns from a split, found true; remedy: ask for the weights of a scene"
-        )
-    scenes = evenly_spread(SPLITS["train"], recipe["data"]["scenes"])
-    return view_training_files(wildcards, scenes)
-
-
-def view_fitting_inputs(wildcards):
-    """Name the files of the one scene that a method is fitted to."""
-    return view_training_files(wildcards, [wildcards.scene])
 
 
 def view_inputs(wildcards):
@@ -404,7 +372,7 @@ def paper_table_costs(wildcards):
         if trained:
             costs[name]["training"] = f"{where}/train_views/{learner}.tsv"
         if alone:
-            costs[name]["fitting"] = f"{where}/fit_views/{learner}/{{scene}}.tsv"
+            costs[name]["fitting"] = f"{where}/train_views/{learner}/{{scene}}.tsv"
     return costs
 
 

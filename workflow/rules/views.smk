@@ -2,61 +2,49 @@
 # of view synthesis, which are trained on the training split or fitted to each scene.
 
 
+# On the training split, or (`alone`) on one scene.
 rule train_views:
     input:
         unpack(view_training_inputs),
     output:
-        weights="results/{dataset}/methods/{method}/model.safetensors",
-        last="results/{dataset}/methods/{method}/last.safetensors",
-        metrics="results/{dataset}/methods/{method}/metrics.jsonl",
+        weights="results/{dataset}/methods/{method}{alone}/model.safetensors",
+        last="results/{dataset}/methods/{method}{alone}/last.safetensors",
+        metrics="results/{dataset}/methods/{method}{alone}/metrics.jsonl",
     log:
-        "results/{dataset}/logs/train_views/{method}.log",
+        "results/{dataset}/logs/train_views/{method}{alone}.log",
     benchmark:
-        "results/{dataset}/benchmarks/train_views/{method}.tsv"
+        "results/{dataset}/benchmarks/train_views/{method}{alone}.tsv"
     priority: 10
     conda:
         "../../environment.yml"
     threads: 16 if GPUS else 1
     resources:
         gpu=method.gpus,
+        # Not a parameter: moving to a GPU is no reason to train again.
         device=DEVICE,
         mem_mb=64000 if GPUS else 6000,
         runtime=2880,
     params:
         *code("train_views"),
-        **view_training_params,
+        method=method.code,
+        module=method.module,
+        recipe=method.part("settings"),
+        sources=method.part("sources"),
+        data=method.part("data"),
+        training=method.part("training"),
+        start=start_option,
+        judged=judged_option,
+        version=method.folded_code("train_views"),
     message:
-        "Training the method {wildcards.method}"
+        "Training the method {wildcards.method}{wildcards.alone}"
     shell:
-        VIEW_TRAINING
-
-
-rule fit_views:
-    input:
-        unpack(view_fitting_inputs),
-    output:
-        weights="results/{dataset}/methods/{method}/{scene}/model.safetensors",
-        last="results/{dataset}/methods/{method}/{scene}/last.safetensors",
-        metrics="results/{dataset}/methods/{method}/{scene}/metrics.jsonl",
-    log:
-        "results/{dataset}/logs/fit_views/{method}/{scene}.log",
-    benchmark:
-        "results/{dataset}/benchmarks/fit_views/{method}/{scene}.tsv"
-    conda:
-        "../../environment.yml"
-    threads: 16 if GPUS else 1
-    resources:
-        gpu=method.gpus,
-        device=DEVICE,
-        mem_mb=64000 if GPUS else 6000,
-        runtime=2880,
-    params:
-        *code("train_views"),
-        **view_training_params,
-    message:
-        "Fitting the method {wildcards.method} to {wildcards.scene}"
-    shell:
-        VIEW_TRAINING
+        "python -m stages.launch {resources.gpu:q} train_views --frames {input.frames:q}"
+        " --priors {input.priors:q} {params.start} {params.judged}"
+        " --out {output.weights:q} --last {output.last:q} --metrics {output.metrics:q}"
+        " --module {params.module:q} --recipe {params.recipe:q}"
+        " --sources {params.sources:q} --data {params.data:q}"
+        " --training {params.training:q} --device {resources.device:q}"
+        " --code {params.version:q} > {log:q} 2>&1"
 
 
 rule render_field:
