@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gnesf_core.rendering.rays import Rays
 from gnesf_core.shapes import Float, Float64
 
 
@@ -19,6 +20,19 @@ def spaced(
     assert spacing == "inverse-depth"
     ends = 1 / near, 1 / far
     return 1 / torch.linspace(*ends, count, dtype=torch.float64, device=device)
+
+
+def first_places(
+    rays: Rays,
+    range_m: tuple[float, float],
+    count: int,
+    spacing: str,
+    by_chance: bool,
+) -> Float64[Tensor, "rays samples"]:
+    """Return NeRF's first set of places: spaced, and moved by chance if asked."""
+    places = spaced(range_m, count, spacing, rays.origins_world.device)
+    places = places.expand(len(rays.origins_world), -1)
+    return jittered(places) if by_chance else places
 
 
 def jittered(places: Float64[Tensor, "rays samples"]) -> Float64[Tensor, "rays s"]:

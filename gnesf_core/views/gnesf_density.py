@@ -28,7 +28,7 @@ from gnesf_core.nets.res_unet import ResUNet
 from gnesf_core.rendering.compositing import composite, density_weights
 from gnesf_core.rendering.directions import direction_differences
 from gnesf_core.rendering.rays import Rays
-from gnesf_core.rendering.samplers import importance, jittered, spaced
+from gnesf_core.rendering.samplers import first_places, importance, spaced
 from gnesf_core.rendering.sources import (
     Pairs,
     Sources,
@@ -99,12 +99,9 @@ class GnesfDensity(Method):
 
     def render(self, context: Context, rays: Rays) -> list[Rendered]:
         """Return what the coarse and the fine pass see."""
-        s, count = self.settings, len(rays.origins_world)
-        device = rays.origins_world.device
-        depth_m = spaced(self.range_m, s.coarse_samples, "inverse-depth", device)
-        depth_m = depth_m.expand(count, -1)
-        if self.training:
-            depth_m = jittered(depth_m)
+        s = self.settings
+        first = self.range_m, s.coarse_samples, "inverse-depth", self.training
+        depth_m = first_places(rays, *first)
         coarse = self._render(self.coarse, context, rays, depth_m)
         chosen = coarse.weights, s.fine_samples, "inverse-depth", self.training
         depth_m = importance(depth_m, *chosen)

@@ -25,7 +25,7 @@ from gnesf_core.nets.res_unet import ResUNet
 from gnesf_core.rendering.compositing import composite, density_weights
 from gnesf_core.rendering.directions import direction_differences
 from gnesf_core.rendering.rays import Rays
-from gnesf_core.rendering.samplers import importance, jittered, spaced
+from gnesf_core.rendering.samplers import first_places, importance
 from gnesf_core.rendering.sources import (
     Pairs,
     Projected,
@@ -206,10 +206,9 @@ class Ibrnet(Method):
     def render(self, context: Context, rays: Rays) -> list[Rendered]:
         """Return what is seen by evenly spread samples, and by more where it counts."""
         s, by_chance = self.settings, self.training
-        device = rays.origins_world.device
-        depth_m = spaced(self.range_m, s.coarse_samples, _SPACING, device)
-        depth_m = depth_m.expand(len(rays.origins_world), -1)
-        depth_m = jittered(depth_m) if by_chance else depth_m
+        depth_m = first_places(
+            rays, self.range_m, s.coarse_samples, _SPACING, by_chance
+        )
         maps = context.features
         coarse = self._pass(self.net_coarse, context, maps[0], rays, depth_m)
         depth_m = importance(

@@ -15,6 +15,7 @@ Training draws some rays of a picture, rendering takes all of them, in parts. Bo
 and training then `losses(context, passes, truth)`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ class Rendered(NamedTuple):
     usable: Bool[Tensor, " rays"]
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """The parts that a method has, and those that it may leave as they are."""
 
     settings: Any  # of the module's own kind
@@ -68,13 +69,13 @@ class Method(nn.Module):
     # Depths between which it looks.
     range_m: tuple[float, float] = (0.1, 10.0)
 
+    @abstractmethod
     def encode(self, sources: Sources, camera: Camera) -> Any:
         """Return all that rays of one camera are rendered from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def render(self, context: Any, rays: Rays) -> list[Rendered]:
         """Return what is seen along rays by depth, the last pass being the answer."""
-        raise NotImplementedError
 
     def finish(self, context: Any, whole: Rendered) -> Rendered:
         """Return what is seen in a whole picture, of which `render` said its part."""

@@ -16,7 +16,7 @@ from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.nets.positional import frequencies
 from gnesf_core.rendering.compositing import composite, density_weights
 from gnesf_core.rendering.rays import Rays
-from gnesf_core.rendering.samplers import importance, jittered, spaced
+from gnesf_core.rendering.samplers import first_places, importance
 from gnesf_core.rendering.sources import Sources
 from gnesf_core.shapes import Float, Float64
 from gnesf_core.views.interface import (
@@ -125,12 +125,9 @@ class SemanticNerf(Method):
     def render(self, context: None, rays: Rays) -> list[Rendered]:
         """Return what the coarse and the fine network say, Eq. 5 with logits."""
         del context
-        s, count = self.settings, len(rays.origins_world)
-        device = rays.origins_world.device
-        depth_m = spaced(self.range_m, s.coarse_samples, "depth", device)
-        depth_m = depth_m.expand(count, -1)
-        if self.training:
-            depth_m = jittered(depth_m)
+        s = self.settings
+        first = self.range_m, s.coarse_samples, "depth", self.training
+        depth_m = first_places(rays, *first)
         coarse = self._render(self.coarse, rays, depth_m)
         chosen = coarse.weights, s.fine_samples, "depth", self.training
         depth_m = importance(depth_m, *chosen)

@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 from gnesf_core.config import IbrnetConfig, TrainingConfig
 from gnesf_core.geometry.camera import pixel_from_world
 from gnesf_core.labels import CLASS_NAMES, IGNORE
+from gnesf_core.rendering import samplers
 from gnesf_core.rendering.directions import direction_differences
 from gnesf_core.rendering.frame_samples import Truth
 from gnesf_core.rendering.rays import Rays, depth_rays
@@ -445,7 +446,7 @@ def test_rays_are_learned_from_if_an_eighth_is_seen_twice_and_told_if_any_is_see
 ):
     """Two views see a slab each; the rays run through both slabs, or through one."""
     method = method_of(coarse_samples=64, fine_samples=64).train(learns)
-    monkeypatch.setattr(ibrnet, "jittered", lambda places: places)
+    monkeypatch.setattr(samplers, "jittered", lambda places: places)
     aside = 0.0 if learns else 3.0
     poses = [moved_by(aside - 0.5, 0), moved_by(aside + 0.5, 0)]
     sources = sources_at(poses)
