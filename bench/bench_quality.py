@@ -5,9 +5,8 @@
 
 Every field or method of the tables that learns is trained once per seed; segmenter and
 geometry are the same for all. Tables then print mean, lowest and highest of the
-repetitions.
-`snakemake` runs with a configuration laid over the project's own, which stays in the
-results; what an ordinary run has made is not made again.
+repetitions. `snakemake` runs with a configuration laid over the project's own, which
+stays in the results; what an ordinary run has made is not made again.
 """
 
 import argparse
