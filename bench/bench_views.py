@@ -41,6 +41,7 @@ from gnesf_core.geometry import camera
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.nets.attention import SelfAttention, sinusoids
 from gnesf_core.nets.positional import frequencies
+from gnesf_core.nets.res_unet import STRIDE
 from gnesf_core.rendering.frame_samples import Truth
 from gnesf_core.rendering.rays import Rays, depth_rays
 from gnesf_core.rendering.samplers import importance, jittered, spaced
@@ -445,6 +446,14 @@ def dense_read(maps: Tensor, uv: Tensor, sources: Sources, corners: bool) -> Ten
     return grid_sample(maps, at, **how).permute(2, 3, 0, 1)
 
 
+def dense_features(maps: Tensor, uv: Tensor) -> Tensor:
+    """Interpolate maps whose pixels are above every `STRIDE`th one, [r s v c]."""
+    size = uv.new_tensor(maps.shape[:1:-1])
+    at = (2 * uv / STRIDE / (size - 1) - 1).clamp(-2, 2)
+    how = {"padding_mode": "border", "align_corners": True}
+    return grid_sample(maps, at, **how).permute(2, 3, 0, 1)
+
+
 def dense_said(sources: Sources, uv: Tensor) -> Tensor:
     """Return probabilities by all views, [r s v classes]."""
     said = dense_read(sources.maps.float(), uv, sources, corners=False)
@@ -493,15 +502,11 @@ def dense_ibrnet(method: Ibrnet, context: ibrnet.Context, rays: Rays) -> list[Re
         semantic = blended[..., :0]
         if kind == "voted":
             said = dense_said(sources, uv)
-            semantic = masked_votes(network.sem_fc(x), mask, said)
+            semantic = masked_votes(network.rgb_fc(x), mask, said)
         elif kind == "predicted":
             semantic = network.sem_fc(known)
-        usable = (mask.sum(2)[..., 0] > 1).float().mean(1) > 1 / 8
-        told = dense_composite(density, blended, depth_m, semantic, usable)
-        if kind == "voted":
-            total = told.semantic.sum(1, keepdim=True).clamp(min=1e-4)
-            told = told._replace(semantic=told.semantic / total)
-        return told
+        usable = (mask.sum(2)[..., 0] > 1).sum(1) > method.settings.coarse_samples / 8
+        return dense_composite(density, blended, depth_m, semantic, usable)
 
     return dense_passes(method, rays, "inverse-depth", render)
 
@@ -512,7 +517,10 @@ def dense_network(
     """Return what views are taken for, densities, and what is known of points."""
     own = sight + network.ray_dir_fc(directions)
     alike = torch.exp(network.s.abs() * (directions[..., 3:] - 1))
-    shares = (alike - alike.min(2, keepdim=True)[0]) * mask
+    shares = (alike - least_alike(network, alike, mask)) * mask
+    if network.mask == "keys":
+        apart = shares.sum(2, keepdim=True) > 1e-6
+        shares = torch.where(apart, shares, alike * mask)
     shares = shares / (shares.sum(2, keepdim=True) + 1e-8)
     both = torch.cat(moments(own, shares), -1).expand(-1, -1, own.shape[2], -1)
     x = network.base_fc(torch.cat([both, own], -1))
@@ -521,13 +529,24 @@ def dense_network(
     visible = network.vis_fc2(x * (visible.sigmoid() * mask)) * mask
     shares = visible / (visible.sum(2, keepdim=True) + 1e-8)
     mean, variance = moments(x, shares)
-    known = torch.cat([mean[:, :, 0], variance[:, :, 0], shares.mean(2)], -1)
+    views = shares.shape[2]
+    if network.mask == "keys":
+        views = mask.sum(2).clamp(min=1)
+    known = torch.cat([mean[:, :, 0], variance[:, :, 0], shares.sum(2) / views], -1)
     known = network.geometry_fc(known)
     known = known + sinusoids(known.shape[1], known.shape[2], known.device)
     count = mask.sum(2)
     known = dense_attention(network.ray_attention, known, count[..., 0] > 1)
     density = network.out_geometry_fc(known).masked_fill(count < 1, 0)[..., 0]
     return torch.cat([x, visible, directions], -1), density, known
+
+
+def least_alike(network: ibrnet.Network, alike: Tensor, mask: Tensor) -> Tensor:
+    """Return how alike the view looks that does so least: of all, or those that see."""
+    if network.mask == "keys":
+        alike = alike.masked_fill(~mask, 1e9)
+    least = alike.min(2, keepdim=True)[0]
+    return torch.where(least < 1e9, least, 0.0)
 
 
 def dense_attention(layer: SelfAttention, rows: Tensor, usable: Tensor) -> Tensor:
@@ -552,7 +571,7 @@ def dense_volume(
     columns, rows, depths = method.settings.volume
     voxels = frustum(who, method.range_m, (columns, rows, depths)).float()[None]
     uv, mask = dense_project(sources, voxels)
-    seen = dense_read(features, uv, sources, corners=True)
+    seen = dense_features(features, uv)
     both = torch.cat(moments(seen, mask / mask.sum(2, keepdim=True).clamp(min=1)), -1)
     both = both[0, :, 0].T.reshape(1, -1, depths, rows, columns)
     return gnesf_density.Context(sources, who, features, method.aggregate(both))
@@ -568,7 +587,7 @@ def dense_density(
         network = (method.coarse, method.fine)[number]
         uv, mask = dense_project(sources, points)
         views = mask.shape[2]
-        sight = dense_read(features, uv, sources, corners=True)
+        sight = dense_features(features, uv)
         count = mask.sum(2, keepdim=True)
         both = torch.cat(moments(sight, mask / count.clamp(min=1)), -1)
         both = both.expand(-1, -1, views, -1)

@@ -286,6 +286,7 @@ class IbrnetConfig:
     encoder_widths: list[int]  # channels of each stage
     features: int  # channels of a pass's picture features
     mask: str  # whom attention leaves out: keys (who is asked), or queries (who asks)
+    semantic_loss: str  # cross-entropy, or one-minus-probability (of those that vote)
     near_m: float
     far_m: float
     coarse_samples: int

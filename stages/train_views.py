@@ -9,6 +9,7 @@ from gnesf_core.config import SourceViewsConfig, TrainingConfig, ViewDataConfig
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.errors import BadInput
 from gnesf_core.training.weights import load_into
+from gnesf_core.views.choice import HELD_OUT
 from gnesf_core.views.samples import ViewPaths, ViewSamples
 from gnesf_core.views.training import ViewTask
 from stages.cli import run
@@ -28,16 +29,17 @@ def main(
     training: TrainingConfig,
     priors: list[Path] | None = None,
     start: Path | None = None,
-    judged_by: str = "",
+    judged_by: str = HELD_OUT,
+    fitted_to: str = "",
     device: str = "cpu",
     code: str = "",
 ) -> None:
     """Train by `gnesf_core.views.<module>`; go on where a killed run stopped.
 
-    `start` has weights to go on from: a method that is fitted to a scene has learned
-    on others before. `judged_by` is the view protocol that judges the scene which it is
-    fitted to: what is judged is left out. Writes the weights that did best on held-out
-    scenes, and the last.
+    `start` has weights to go on from: a method that is fitted to a scene, named by
+    `fitted_to`, has learned on others before. `judged_by` is the view protocol: what it
+    judges of scenes is left out. Writes the weights that did best on held-out scenes,
+    and the last.
     """
     torch.manual_seed(training.seed)
     method, packages = build_method(module, recipe)
@@ -51,7 +53,9 @@ def main(
             remedy="name a prior in the method's recipe",
         )
     paths = [ViewPaths(*own) for own in zip(frames, maps, strict=True)]
-    samples = ViewSamples(paths, method, sources, data, training, judged_by or None)
+    samples = ViewSamples(
+        paths, method, sources, data, training, judged_by, bool(fitted_to)
+    )
     origin = {}
     if start is not None:
         load_into(method, start)
@@ -64,6 +68,7 @@ def main(
         "sources": asdict(sources),
         "data": asdict(data),
         "judged_by": judged_by,
+        "fitted_to": fitted_to,
     }
     learn(
         "train_views",

@@ -29,8 +29,8 @@ VIEWS = NovelViewsConfig(
 )
 IBRNET = IbrnetConfig(
     semantics="voted", encoder_blocks=[1, 1, 1], encoder_widths=[4, 6, 8], features=4,
-    mask="keys", near_m=0.2, far_m=5.0, coarse_samples=16, fine_samples=8,
-    color_weight=1.0, semantic_weight=0.5,
+    mask="keys", semantic_loss="cross-entropy", near_m=0.2, far_m=5.0,
+    coarse_samples=16, fine_samples=8, color_weight=1.0, semantic_weight=0.5,
 )  # fmt: skip
 GNESF_DENSITY = GnesfDensityConfig(
     encoder_blocks=[1, 1, 1], encoder_widths=[4, 6, 8], features=4, volume=[8, 6, 10],

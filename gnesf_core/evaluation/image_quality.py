@@ -66,7 +66,8 @@ _SSIM_GAUSSIAN = (
 
 PROTOCOLS = {
     "sray": ImageProtocol(
-        words="As Semantic-Ray: PSNR of bytes (cut, not rounded; peak 255) over the "
+        words="As Semantic-Ray: PSNR of bytes (its code cuts colours down to them, "
+        "here they are rounded when rendered; peak 255) over the "
         "full image; SSIM of bytes by a uniform window of 11 pixels (range 255, "
         "whole windows); LPIPS, not among its scores, of VGG16 on bytes as -1..1",
         window=_uniform(11),
@@ -75,7 +76,8 @@ PROTOCOLS = {
         clipped=True,
     ),
     "gpnerf": ImageProtocol(
-        words="As GP-NeRF: PSNR of unclipped colours 0..1 over the full image, 1e-6 "
+        words="As GP-NeRF: PSNR of colours 0..1 (its code does not clip them, here they "
+        "are kept as bytes) over the full image, 1e-6 "
         f"added to the mean square (60 dB at most); {_SSIM_GAUSSIAN}; LPIPS of VGG16 "
         "on 0..1, which it was not made for",
         window=_gaussian(11, 1.5),

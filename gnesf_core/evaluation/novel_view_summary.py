@@ -26,14 +26,17 @@ def per_field(rows: Sequence[Scores]) -> list[dict[str, Any]]:
         line = {"field": field} | pooling.pooled(own)
         rendered, rays = (sum(row[n] for row in own) for n in ("rays_rendered", "rays"))
         line["rendered"] = pooling.share(rendered, rays)
-        images = [frame for row in own for frame in row["frames"]]
-        line |= {
-            f"per_image_{name}": mean_of_known([frame[name] for frame in images])
-            for name in _COLORS
-        }
+        line |= {f"per_image_{name}": mean_over_images(own, name) for name in _COLORS}
         said = protocol_of(own).items()
         lines.append(line | {n: s for n, s in said if not n.endswith("_words")})
     return lines
+
+
+def mean_over_images(rows: Sequence[Scores], name: str) -> float | None:
+    """Return the mean over scenes of the mean over their images."""
+    return mean_of_known(
+        [mean_of_known([frame[name] for frame in row["frames"]]) for row in rows]
+    )
 
 
 def protocol_of(rows: Sequence[Scores]) -> dict[str, str]:
@@ -59,8 +62,10 @@ def blocks(rows: Sequence[Scores], split: str) -> list[Block]:
     """Return the tables of fields, the one that a reader would quote first."""
     lines = per_field(rows)
     about = _about(rows, split)
+    said = protocol_of(rows)
+    by = f"views: {said['views']}; colours: {said['image_quality']}"
     return [
-        _scores_block(lines, about),
+        _scores_block(lines, about, by),
         _protocol_block(lines, about),
         pooling.class_block(rows, "field", about),
         pooling.scene_block(rows, "field", about),
@@ -82,15 +87,16 @@ def _about(rows: Sequence[Scores], split: str) -> str:
     )
 
 
-def _scores_block(lines: list[dict[str, Any]], about: str) -> Block:
+def _scores_block(lines: list[dict[str, Any]], about: str, by: str) -> Block:
     return Block(
-        "Scores of novel views in 2D",
+        f"Scores of novel views in 2D ({by})",
         f"{about}Rendered probabilities are interpolated bilinearly to the size of the "
         "labels, then the most probable class is taken; pixels without a true class "
         "are skipped, a pixel without a rendered class (void) is wrong. "
         f"{pooling.EXPLAINED} Rendered: share of all rays that hit a surface which "
         "some source view sees; the others are void. All these in percent. Colours: "
-        "against the picture at the rendered size, mean over images. PSNR in dB, of "
+        "against the picture at the rendered size, mean over each scene's images, then "
+        "over scenes. PSNR in dB, of "
         "the rendered pixels alone and by the protocol above; SSIM; LPIPS, the lower "
         "the better.",
         [*pooling.score_columns("field"), "rendered", "PSNR, rendered pixels", "PSNR",

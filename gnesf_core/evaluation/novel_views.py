@@ -16,6 +16,7 @@ from gnesf_core.data.store import Frames
 from gnesf_core.errors import BadInput
 from gnesf_core.evaluation import prior, semantics
 from gnesf_core.evaluation.image_quality import Distance, image_scores
+from gnesf_core.labels import IGNORE
 from gnesf_core.nets.pictures import frame_picture
 from gnesf_core.shapes import Int64, UInt8
 
@@ -59,9 +60,13 @@ def score_views(
 
 
 def classes_of(view: View, frames: Frames) -> UInt8[np.ndarray, "h w"]:
-    """Return a view's classes at the size of the labels; `IGNORE` where it has none."""
+    """Return a view's classes at the size of the labels; `IGNORE` where it has none.
+
+    Interpolated maps would cover gaps: a pixel in one that is not known has no class.
+    """
     labels, _ = prior.decide(view.probabilities, frames.color_size)
-    return labels
+    rows, columns = _nearest(view.known.shape[::-1], frames.color_size)
+    return np.where(view.known[rows[:, None], columns], labels, IGNORE)
 
 
 def _picture_scores(view: View, frames: Frames, position: int) -> dict[str, object]:
@@ -93,7 +98,7 @@ def _image_scores(
 def _nearest(
     from_size: tuple[int, int], to_size: tuple[int, int]
 ) -> tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " columns"]]:
-    """Return the rows and columns of the pixels that a smaller picture's lie in."""
+    """Return the rows and columns of the pixels that another size's pixels lie in."""
     columns, rows = (
         ((np.arange(new) + 0.5) * old / new).astype(np.int64)
         for old, new in zip(from_size, to_size, strict=True)

@@ -2,8 +2,8 @@
 
 Every column of figures says whether it is published or ours, and on which data.
 Confusions are added over scenes before anything is divided, in 3D (vertices) and in 2D
-(pixels of novel views: pooled over the data set); colours are averaged over images. A
-difference is formed only where data set, split and scenes are the published ones and
+(pixels of novel views: pooled over the data set; our fields, one by one, by the other
+poolings too); colours are averaged over images, then over scenes. A difference is formed only where data set, split and scenes are the published ones and
 the source says how it scored. A field is what fills a row: one of 3D points, or a
 method of view synthesis.
 """
@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from gnesf_core.errors import BadInput
-from gnesf_core.evaluation import semantics
-from gnesf_core.evaluation.novel_view_summary import protocol_of
+from gnesf_core.evaluation import pooling, semantics
+from gnesf_core.evaluation.novel_view_summary import mean_over_images, protocol_of
 from gnesf_core.evaluation.published import COLOR_SCORES, Column, PublishedTable, Row
 from gnesf_core.evaluation.tables import Block, mean_of_known
 
@@ -25,6 +25,8 @@ Scores = Mapping[str, Any]
 Kind = Literal["3D", "2D", "colours"]  # labelled meshes; novel views, in two respects
 
 _MEASURES = {"mIoU": "miou", "mAcc": "mean_accuracy"}
+# How ours are pooled beside; published tables have the first, if any.
+_POOLINGS_2D = {"2D mIoU per image": "per_image", "2D mIoU per scene": "per_scene"}
 _OF_IMAGES = dict(zip(COLOR_SCORES, ("full_psnr_db", "ssim", "lpips"), strict=True))
 _TEXT_COLUMN = 18  # characters, to which headings of a text table are wrapped
 _PROTOCOL_3D = (
@@ -37,10 +39,13 @@ _VIEWS = (
     "scene have learned from other frames of it)"
 )
 _PROTOCOL_2D = (
-    f"2D: {_VIEWS}, pooled over the data set (pixels of all images and scenes added up)"
+    f"2D: {_VIEWS}, pooled over the data set (pixels of all images and scenes added "
+    "up); per image and per scene: of each image or scene the mean over the classes in "
+    "its truth, then the mean over a scene's images, then over scenes"
 )
 _PROTOCOL_COLOURS = (
-    f"Colours: {_VIEWS}, mean over images; of LPIPS less is better, of the others more"
+    f"Colours: {_VIEWS}, mean over each scene's images, then over scenes; of LPIPS less "
+    "is better, of the others more"
 )
 _RULE = (
     "IoU by the rule of ScanNet's benchmark (no true class = skipped, void prediction "
@@ -145,7 +150,7 @@ def _field(field: str, label: str, present: Mapping[Kind, Sequence[Scores]]) -> 
         own = [row for row in rows if row["field"] == field]
         if kind == "colours":
             frames = [frame for row in own for frame in row["frames"]]
-            means = (mean_of_known([f[n] for f in frames]) for n in _OF_IMAGES.values())
+            means = (mean_over_images(own, name) for name in _OF_IMAGES.values())
             figures |= dict(zip(_OF_IMAGES, means, strict=True))
             images = sum(frame["full_psnr_db"] is not None for frame in frames)
             continue
@@ -157,6 +162,10 @@ def _field(field: str, label: str, present: Mapping[Kind, Sequence[Scores]]) -> 
             for name, key in _MEASURES.items()
         }
         if kind == "2D":
+            line = pooling.pooled(own)
+            for name, pooled_by in _POOLINGS_2D.items():
+                share = line[f"{pooled_by}_miou"]
+                figures[name] = None if share is None else 100 * share
             images = sum(frame["pixels"] > 0 for row in own for frame in row["frames"])
     return Field(label, field, figures, classes, images)
 
@@ -185,7 +194,7 @@ def _beside_block(table: PublishedTable, ours: Measured) -> Block:
             for index in differences
         ]
         lines.append(line)
-    title = f"{table.source}: {table.caption}"
+    title = f"{table.source}: {table.caption} ({_named_protocols(ours)})"
     return Block(title, _protocol(table, ours), columns, lines)
 
 
@@ -207,7 +216,21 @@ def _field_block(table: PublishedTable, ours: Measured) -> Block:
         lines.append(line)
     where = f"{ours.dataset} {ours.split}"
     about = f"All of it measured here, on {where}. {_units(ours)}Protocol as above."
-    return Block(f"Ours, field by field, {where}", about, columns, lines)
+    title = f"Ours, field by field, {where} ({_named_protocols(ours)})"
+    return Block(title, about, columns, lines)
+
+
+def _named_protocols(ours: Measured) -> str:
+    """Name in a title the protocols of our figures, which stand below in words."""
+    names = {
+        "3D": "3D: nearest vertex, IoU pooled over the data set",
+        "2D": "2D: IoU pooled over the data set",
+        "colours": "colours: {image_quality}",
+    }
+    parts = [names[kind].format(**ours.said) for kind in ours.scenes]
+    if ours.said:
+        parts.append("views: {views}".format(**ours.said))
+    return f"ours by {'; '.join(parts)}"
 
 
 @dataclass(frozen=True)
@@ -402,7 +425,8 @@ def _quantities(kind: Kind) -> list[str]:
     """Return what is measured of a kind."""
     if kind == "colours":
         return [*COLOR_SCORES]
-    return [f"{kind} {name}" for name in _MEASURES]
+    further = [*_POOLINGS_2D] if kind == "2D" else []
+    return [f"{kind} {name}" for name in _MEASURES] + further
 
 
 def _kind(quantity: str) -> Kind:
@@ -462,4 +486,5 @@ def plain_text(block: Block) -> str:
         for line in cells
     ]
     body.insert(height, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    return "\n".join([block.title, "", *body, "", textwrap.fill(block.protocol, 88)])
+    title = textwrap.fill(block.title, 88)
+    return "\n".join([title, "", *body, "", textwrap.fill(block.protocol, 88)])

@@ -2,8 +2,8 @@
 
 One score has three readings, which differ by what is averaged. They are never mixed:
 
-per_image   each image's mean over the classes in its truth; then the mean over all
-            images of all scenes that have any truth
+per_image   each image's mean over the classes in its truth; then the mean over a
+            scene's images that have any truth, and the mean over scenes
 per_scene   confusion summed over a scene's images, mean over the classes in its truth;
             then the mean over scenes
 data_set    confusion summed over everything, mean over the classes that ScanNet's rule
@@ -35,7 +35,7 @@ POOLINGS = {"per_image": "per image", "per_scene": "per scene", "data_set": "dat
 MEASURES = {"miou": "mIoU", "mean_accuracy": "mAcc", "accuracy": "Acc"}
 EXPLAINED = (
     "Per image: each image's mean over the classes in its truth, then the mean over "
-    "images. Per scene: confusion added over a scene's images, mean over the classes "
+    "each scene's images, then over scenes. Per scene: confusion added over a scene's images, mean over the classes "
     "in its truth, then the mean over scenes. Data set: confusion added over "
     "everything, mean over the classes scored by ScanNet's rule (in truth or "
     "prediction), so that one that was only imagined counts 0. mAcc: of each class, "
@@ -61,14 +61,14 @@ def total(rows: Sequence[Scores]) -> Int64[np.ndarray, "21 21"]:
 
 def pooled(rows: Sequence[Scores]) -> dict[str, Any]:
     """Return what all scenes of one prior or field have in common: every pooling."""
-    images = [frame for row in rows for frame in row["frames"] if frame["pixels"]]
+    images = [frame for row in rows for frame in _with_truth(row)]
     scenes = [row for row in rows if row["semantics"]["points"]]
     scores = semantics.scannet_scores(total(rows))
     line = {"images": len(images), "scenes": len(scenes)}
     line["images_without_truth"] = sum(row["frames_without_truth"] for row in rows)
     line["classes_scored"] = scores["classes_scored"]
     by_pooling = {
-        "per_image": _mean_over(images),
+        "per_image": _mean_over([_mean_over(_with_truth(row)) for row in rows]),
         "per_scene": _mean_over([_named(row["semantics"]) for row in scenes]),
         "data_set": _named(scores) | {"miou": scores["miou"]},
     }
@@ -90,6 +90,11 @@ def _named(scores: Scores) -> dict[str, float | None]:
         "mean_accuracy": scores["mean_accuracy"],
         "accuracy": scores["overall_accuracy"],
     }
+
+
+def _with_truth(row: Scores) -> list[Scores]:
+    """Return the images of a scene that can be scored."""
+    return [frame for frame in row["frames"] if frame["pixels"]]
 
 
 def _mean_over(scores: Sequence[Scores]) -> dict[str, float | None]:

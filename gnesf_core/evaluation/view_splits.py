@@ -2,8 +2,8 @@
 
 Systems for semantic view synthesis each have their own rule. `-released` is what the
 authors' code does, leaks included. `-clean` keeps its kind of views and of choice, but
-no source lies within `CLEAN_GAP` frames of any target, fine-tuning stays as far away,
-and no scene that is judged was trained on.
+no source lies within `CLEAN_GAP` frames of any target, whatever is learned from a scene
+stays as far away, and no scene that is judged was trained on.
 
 The frames of a scene are all those with a pose, by their numbers in the capture, which
 start at 0 and ascend; positions are places in that list. It must not have been thinned
@@ -54,7 +54,6 @@ _EVERY_20TH = (slice(2, 700, 20), slice(10))
 # Every 20th would leave no frame between two targets out of the gap.
 _EVERY_70TH = (slice(2, 700, 70),)
 _ALL: tuple[slice, ...] = ()
-_NO_FRAME = (slice(0),)
 _CLEAN_WORDS = (
     f"{{}}, cleaned: at most 10 targets, every 70th frame from the 3rd; no source and "
     f"no frame for fine-tuning within {CLEAN_GAP} frames of any target"
@@ -104,10 +103,11 @@ _GPNERF_INSTANCE = replace(
 )
 _GNESF = ViewProtocol(
     words="Views as GNeSF's code takes them: of every 10th frame from the 6th, every "
-    "20th is a target, the others are sources, nearest camera centres; no fine-tuning",
+    "20th is a target, the others are sources, nearest camera centres; methods that "
+    "are fitted to a scene learn from the others too",
     targets=(slice(0, None, 20),),
     pool=_ALL,
-    fine_tuning=_NO_FRAME,
+    fine_tuning=_ALL,
     near_by="centre",
     gap=0,
     numbers=(10, 5),
@@ -127,8 +127,8 @@ VIEW_PROTOCOLS = {
         "GNeSF",
         targets=_GNESF.targets,
         words="Views after GNeSF, cleaned: of every 10th frame from the 6th, every "
-        f"20th is a target; no source within {CLEAN_GAP} frames of any target; no "
-        "fine-tuning",
+        f"20th is a target; no source, and no frame that methods are fitted to, within "
+        f"{CLEAN_GAP} frames of any target",
     ),
     "sray-released": _SRAY,
     "sray-clean": _clean(_SRAY, "Semantic-Ray"),
@@ -164,6 +164,19 @@ def fine_tuning(
     rules = VIEW_PROTOCOLS[protocol]
     chosen = _taken(rules, rules.fine_tuning, frame_numbers)
     return chosen[~_barred(rules, frame_numbers, targets)[chosen]]
+
+
+def barred_from_training(
+    protocol: str, frame_numbers: FrameNumbers
+) -> Bool[np.ndarray, " frames"]:
+    """Tell which frames of a training scene are not learned from.
+
+    Views of training scenes are judged too. Only what a protocol bars from being a
+    source is kept out: a released one may let targets be learned from.
+    """
+    rules = VIEW_PROTOCOLS[protocol]
+    judged = _taken(rules, rules.targets, frame_numbers)
+    return _barred(rules, frame_numbers, judged)
 
 
 def choose_sources(

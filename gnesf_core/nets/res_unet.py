@@ -1,6 +1,11 @@
 """IBRNet's picture encoder: a U-Net on the first stages of a residual network.
 
 Modules have the names and shapes of the released code, so that weights of it fit.
+
+Strided convolutions put column c of their map above column `STRIDE` c of the picture.
+The released code grows coarser maps, and samples the finest, as if corner pixels were
+above each other: at the far edges of small pictures it is several pixels off. Whoever
+does not need its very features takes `exact` ones.
 """
 
 from collections.abc import Sequence
@@ -12,6 +17,9 @@ from torch.nn import functional
 from gnesf_core.shapes import Float
 
 
+STRIDE = 4  # pixels of a picture, from one pixel of its map to the next
+
+
 class ResUNet(nn.Module):
     """Feature maps at 1/4 of the size of pictures, which have 17 x 17 pixels or more.
 
@@ -20,7 +28,11 @@ class ResUNet(nn.Module):
     """
 
     def __init__(
-        self, blocks: Sequence[int], widths: Sequence[int], outputs: int
+        self,
+        blocks: Sequence[int],
+        widths: Sequence[int],
+        outputs: int,
+        exact: bool = False,
     ) -> None:
         super().__init__()
         fine, middle, coarse = widths
@@ -29,16 +41,16 @@ class ResUNet(nn.Module):
         self.layer1 = _stage(fine, fine, blocks[0])
         self.layer2 = _stage(fine, middle, blocks[1])
         self.layer3 = _stage(middle, coarse, blocks[2])
-        self.upconv3 = _Up(coarse, middle)
+        self.upconv3 = _Up(coarse, middle, exact)
         self.iconv3 = _Join(2 * middle, middle)
-        self.upconv2 = _Up(middle, fine)
+        self.upconv2 = _Up(middle, fine, exact)
         self.iconv2 = _Join(2 * fine, outputs)
         self.out_conv = nn.Conv2d(outputs, outputs, 1)
 
     def forward(
         self, pictures: Float[Tensor, "n 3 h w"]
     ) -> Float[Tensor, "n outputs _ _"]:
-        """Return features of RGB pictures, 0..1; corner pixels are above each other."""
+        """Return features of RGB pictures, 0..1."""
         stem = functional.relu(self.bn1(self.conv1(pictures)))
         fine = self.layer1(stem)
         middle = self.layer2(fine)
@@ -82,20 +94,34 @@ class _Join(nn.Module):
 class _Up(nn.Module):
     """Bring a map to the size of a finer one, and put that behind it."""
 
-    def __init__(self, inner: int, outer: int) -> None:
+    def __init__(self, inner: int, outer: int, exact: bool) -> None:
         super().__init__()
         self.conv = _Join(inner, outer)
+        self._exact = exact
 
     def forward(
         self, values: Float[Tensor, "n c _ _"], finer: Float[Tensor, "n d h w"]
     ) -> Float[Tensor, "n _ h w"]:
-        # It may be odd: there the released code doubles, and pads the finer map, which
-        # then is moved against the picture.
         size = finer.shape[2:]
-        grown = functional.interpolate(
-            values, size, mode="bilinear", align_corners=True
-        )
+        if self._exact:
+            grown = _doubled(_doubled(values, 2, size[0]), 3, size[1])
+        else:
+            # It may be odd: there the released code doubles, and pads the finer map,
+            # which then is moved against the picture.
+            grown = functional.interpolate(
+                values, size, mode="bilinear", align_corners=True
+            )
         return torch.cat([self.conv(grown), finer], 1)
+
+
+def _doubled(
+    values: Float[Tensor, "n c _ _"], axis: int, size: int
+) -> Float[Tensor, "n c _ _"]:
+    """Put new rows (axis 2) or columns (3) amid those that there are."""
+    place = torch.arange(size, device=values.device)
+    low, last = place // 2, values.shape[axis] - 1
+    high = ((place + 1) // 2).clamp(max=last)
+    return (values.index_select(axis, low) + values.index_select(axis, high)) / 2
 
 
 def _stage(inner: int, outer: int, blocks: int) -> nn.Sequential:

@@ -126,7 +126,8 @@ class FrameSamples(ABC):
                 "frames",
                 expected=f"more than {wanted} scenes (held_out_scenes) to train on",
                 found=f"{found} with labelled frames",
-                remedy="hold fewer out, or look at the labels of the scans",
+                remedy="hold fewer out, look at the labels of the scans, or choose "
+                "other `frames` to learn from than those that are judged",
             )
         scenes = list(self._targets)
         return [scenes[place] for place in spread(found, wanted)]

@@ -52,18 +52,29 @@ def targets(frames: Frames, protocol: str, most: int) -> list[int]:
 
 
 def fitting_frames(frames: Frames, kind: str, protocol: str) -> list[int]:
-    """Return the frames of a judged scene that may be learned from, of a kind.
+    """Return the frames that a method which is fitted to a scene learns from.
 
-    A published protocol says itself which.
+    They are of a kind, but a published protocol says itself which.
     """
-    if protocol != HELD_OUT:
+    if protocol == HELD_OUT:
+        return training_frames(frames, kind, protocol)
+    numbers = _numbers(frames)
+    judged = view_splits.targets(protocol, numbers)
+    return _kept(frames, numbers[view_splits.fine_tuning(protocol, numbers, judged)])
+
+
+def training_frames(frames: Frames, kind: str, protocol: str) -> list[int]:
+    """Return the frames of a kind that training on many scenes may use of one.
+
+    Views of scenes that were trained on are judged as well, and stay out.
+    """
+    if protocol == HELD_OUT:
+        barred = frames.is_view & ~frames.is_key
+    else:
         numbers = _numbers(frames)
-        judged = view_splits.targets(protocol, numbers)
-        return _kept(
-            frames, numbers[view_splits.fine_tuning(protocol, numbers, judged)]
-        )
-    held_out = frames.is_view & ~frames.is_key
-    return [int(own) for own in frames_of_kind(frames, kind) if not held_out[own]]
+        out = view_splits.barred_from_training(protocol, numbers)
+        barred = np.isin(frames.index, numbers[out])
+    return [int(own) for own in frames_of_kind(frames, kind) if not barred[own]]
 
 
 def sources_of_frame(

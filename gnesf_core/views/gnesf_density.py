@@ -24,7 +24,7 @@ from gnesf_core.config import GnesfDensityConfig
 from gnesf_core.fields.voting import SplitLinear, blend, mean_and_variance
 from gnesf_core.geometry import camera as cameras
 from gnesf_core.nets.mlp import mlp
-from gnesf_core.nets.res_unet import ResUNet
+from gnesf_core.nets.res_unet import STRIDE, ResUNet
 from gnesf_core.rendering.compositing import composite, density_weights
 from gnesf_core.rendering.directions import direction_differences
 from gnesf_core.rendering.rays import Rays
@@ -60,7 +60,7 @@ class Context(NamedTuple):
 
     sources: Sources
     camera: Camera
-    features: Float[Tensor, "views c h w"]  # F; corner pixels are those of pictures
+    features: Float[Tensor, "views c h w"]  # F; pixel 0 is above the picture's
     volume: Float[Tensor, "1 m depths rows columns"]  # M
 
 
@@ -80,7 +80,8 @@ class GnesfDensity(Method):
         super().__init__()
         self.settings = s = settings
         self.range_m = s.near_m, s.far_m
-        self.encoder = ResUNet(s.encoder_blocks, s.encoder_widths, s.features)
+        sizes = s.encoder_blocks, s.encoder_widths, s.features
+        self.encoder = ResUNet(*sizes, exact=True)
         self.aggregate = VolumeUNet(2 * s.features, s.volume_channels)
         self.coarse = Pass(s.features, s.volume_channels, s.widths)
         self.fine = Pass(s.features, s.volume_channels, s.widths)
@@ -92,7 +93,7 @@ class GnesfDensity(Method):
         columns, rows, depths = self.settings.volume
         points_world = frustum(camera, self.range_m, (columns, rows, depths))
         pairs = pairs_in_view(sources, points_world, math.inf)
-        seen = sample_features(features, sources, pairs)
+        seen = sample_features(features, pairs)
         statistics = mean_and_variance(seen, pairs.point, len(points_world))
         both = torch.cat(statistics, 1).T.reshape(1, -1, depths, rows, columns)
         return Context(sources, camera, features, self.aggregate(both).float())
@@ -310,12 +311,10 @@ def sample_volume(
 
 
 def sample_features(
-    features: Float[Tensor, "views c h w"], sources: Sources, pairs: Pairs
+    features: Float[Tensor, "views c h w"], pairs: Pairs
 ) -> Float[Tensor, "pairs c"]:
-    """Return F where pairs are; its corner pixels are above those of the pictures."""
-    own = torch.tensor(features.shape[:1:-1], device=features.device)
-    whole = torch.tensor(sources.pictures.shape[:1:-1], device=features.device)
-    return sample_maps(features, pairs, pairs.uv * ((own - 1) / (whole - 1)))
+    """Return F where pairs are."""
+    return sample_maps(features, pairs, pairs.uv / STRIDE)
 
 
 def look(
@@ -332,7 +331,7 @@ def look(
     own = points_world[pairs.point] - sources.centres_world[pairs.view]
     return Sights(
         pairs.point,
-        sample_features(context.features, sources, pairs),
+        sample_features(context.features, pairs),
         own.float(),
         every[pairs.point, pairs.view].float(),
         said_in_color(sources, pairs),

@@ -2,8 +2,8 @@
 
 A network looks at samples of rays twice, the second time where the first saw something.
 Of classes it says nothing, or predicts them, which the paper calls Predict Directly; or
-its views vote with what the prior says, as they do on colours, which is the released
-two-dimensional GNeSF.
+its views vote with what the prior says, by the very weights that they have for colours,
+which is the released two-dimensional GNeSF.
 
 Modules have the names and shapes of the released code. Weights of a checkpoint of it
 fit if they are named `{part}.{name}`, with the parts `net_coarse`, `net_fine` and
@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from gnesf_core.config import IbrnetConfig, TrainingConfig
+from gnesf_core.errors import BadInput
 from gnesf_core.labels import CLASS_NAMES
 from gnesf_core.nets.attention import SelfAttention, sinusoids, softmax_over
 from gnesf_core.nets.mlp import mlp
 from gnesf_core.nets.res_unet import ResUNet
 from gnesf_core.rendering.compositing import composite, density_weights
 from gnesf_core.rendering.directions import direction_differences
+from gnesf_core.rendering.frame_samples import Truth
 from gnesf_core.rendering.rays import Rays
 from gnesf_core.rendering.samplers import first_places, importance
 from gnesf_core.rendering.sources import (
@@ -41,6 +43,7 @@ from gnesf_core.views.interface import (
     Camera,
     Method,
     Rendered,
+    said_of_labelled,
 )
 
 Settings = IbrnetConfig
@@ -48,8 +51,8 @@ PACKAGES = ("safetensors",)
 
 _SPACING = "inverse-depth"
 _POINT = 16  # numbers about a point, on which its ray's points look at each other
-_LEAST_SEEN = 1 / 8  # of a ray's samples, or nothing is learned from it
-_LEAST_WEIGHT = 1e-4  # a ray that meets less hardly says anything of classes
+_LEAST_EXCESS = 1e-6  # by which views look the way the camera does, or none does more
+_LEAST_SEEN = 1 / 8  # as many samples as this part of the coarse ones teach something
 _SAYS = {"nothing": "nothing", "predicted": "logits", "voted": "probabilities"}
 _FIRST_DENSITY = 0.1  # of all points, before anything is learned
 # Layers that the released code leaves as Torch initialises them.
@@ -84,7 +87,7 @@ class Network(nn.Module):
 
     def __init__(self, features: int, mask: str, semantics: str) -> None:
         super().__init__()
-        self._semantics = semantics
+        self._semantics, self.mask = semantics, mask
         own, classes = features + 3, len(CLASS_NAMES)
         self.s = nn.Parameter(torch.tensor(0.2))
         self.ray_dir_fc = mlp(4, 16, own, last=nn.ELU())
@@ -95,9 +98,7 @@ class Network(nn.Module):
         self.ray_attention = SelfAttention(_POINT, 4, 4, mask)
         self.out_geometry_fc = mlp(_POINT, 16, 1, last=nn.ReLU())
         self.rgb_fc = mlp(32 + 1 + 4, 16, 8, 1)
-        if semantics == "voted":
-            self.sem_fc = mlp(32 + 1 + 4, 16, 8, 1)
-        elif semantics == "predicted":
+        if semantics == "predicted":
             self.sem_fc = mlp(_POINT, 16, classes)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and not name.startswith(_AS_THEY_ARE):
@@ -112,15 +113,19 @@ class Network(nn.Module):
         """Return what the views' sights of rays' samples amount to."""
         inside = seen.inside[..., None]
         x, shares, visible = self._views(seen)
-        statistics = (*_mean_and_variance(x, shares), shares.mean(2))
+        views = inside.sum(2).clamp(min=1)
+        if self.mask == "queries":  # as in the released code, which counts all
+            views = torch.full_like(views, inside.shape[2])
+        statistics = (*_mean_and_variance(x, shares), shares.sum(2) / views)
         known = self._points(torch.cat(statistics, -1), seen.inside)
         density = self.out_geometry_fc(known)[..., 0] * seen.inside.any(2)
         x = torch.cat([x, visible, seen.directions], -1)
-        color = _blend(self.rgb_fc(x), seen.color, inside)
+        scores = self.rgb_fc(x)
+        color = _blend(scores, seen.color, inside)
         semantic = color[..., :0]
         if self._semantics == "voted":
             speaks = inside & (seen.said.sum(-1, keepdim=True) > 0)
-            semantic = _blend(self.sem_fc(x), seen.said, speaks)
+            semantic = _blend(scores, seen.said, speaks)
         elif self._semantics == "predicted":
             semantic = self.sem_fc(known).float()
         return Points(color, density.float(), semantic)
@@ -128,12 +133,20 @@ class Network(nn.Module):
     def _views(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
         """Return what each view is taken for, its share, and whether it sees at all.
 
-        Views that look the way the camera does count most, the one that does least,
-        whether it sees the point or not, counts nothing.
+        Views that look the way the camera does count most, and nothing the one that
+        does least. In the released code that may be one that does not see the point.
         """
         inside = seen.inside[..., None]
         alike = (self.s.abs() * (seen.directions[..., 3:] - 1)).exp()
-        shares = _shares((alike - alike.amin(2, keepdim=True)) * inside)
+        if self.mask == "queries":
+            excess = (alike - alike.amin(2, keepdim=True)) * inside
+        else:
+            least = alike.masked_fill(~inside, torch.inf).amin(2, keepdim=True)
+            excess = (alike - least.nan_to_num(posinf=0.0)) * inside
+            # A view that is alone, or all that look the same way, count alike.
+            differ = excess.sum(2, keepdim=True) > _LEAST_EXCESS
+            excess = torch.where(differ, excess, alike * inside)
+        shares = _shares(excess)
         own = torch.cat([seen.color, seen.features], -1)
         own = own + self.ray_dir_fc(seen.directions)
         of_points = torch.cat(_mean_and_variance(own, shares), -1)
@@ -191,6 +204,14 @@ class Ibrnet(Method):
         s = self.settings = settings
         self.range_m = s.near_m, s.far_m
         self.says = _SAYS[s.semantics]
+        if s.semantic_loss == "one-minus-probability" and s.semantics == "predicted":
+            raise BadInput(
+                "recipe",
+                "semantic_loss",
+                expected="cross-entropy, as classes are predicted by logits",
+                found=s.semantic_loss,
+                remedy="correct the method's settings",
+            )
         self.needs = frozenset({"prior"} if s.semantics == "voted" else ())
         self.feature_net = ResUNet(s.encoder_blocks, s.encoder_widths, 2 * s.features)
         self.net_coarse = Network(s.features, s.mask, s.semantics)
@@ -228,14 +249,10 @@ class Ibrnet(Method):
         seen = look(context, features, rays.at(depth_m), votes)
         points = network(seen)
         weights = density_weights(points.density)
-        semantic = composite(weights, points.semantic)
-        if votes:
-            # Samples on which nobody votes let the others share their weight.
-            semantic = semantic / semantic.sum(1, keepdim=True).clamp(min=_LEAST_WEIGHT)
         return Rendered(
             composite(weights, points.color),
-            (weights * depth_m).sum(1),
-            semantic,
+            composite(weights, depth_m[..., None].float())[:, 0],
+            composite(weights, points.semantic),
             weights,
             self._enough(seen.inside),
         )
@@ -245,8 +262,19 @@ class Ibrnet(Method):
     ) -> Bool[Tensor, " rays"]:
         """Tell which rays are known well enough to learn from, or else at all."""
         if self.training:
-            return well_seen(inside).float().mean(1) > _LEAST_SEEN
+            # The fine pass, which has more samples, wants no more of them.
+            least = _LEAST_SEEN * self.settings.coarse_samples
+            return well_seen(inside).sum(1) > least
         return inside.any(2).any(1)
+
+    def class_errors(
+        self, rendered: Rendered, truth: Truth
+    ) -> Float[Tensor, " labelled"]:
+        """Return how wrong classes are: Eq. 6, or the released code's 1 - p."""
+        if self.settings.semantic_loss == "cross-entropy":
+            return super().class_errors(rendered, truth)
+        said, label = said_of_labelled(rendered, truth)
+        return 1 - said.gather(1, label)[:, 0]
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict[str, Any]]:
         """Let the picture encoder learn at the rate of a backbone."""

@@ -27,7 +27,7 @@ from gnesf_core.labels import IGNORE
 from gnesf_core.rendering.frame_samples import Truth
 from gnesf_core.rendering.rays import Rays
 from gnesf_core.rendering.sources import Sources
-from gnesf_core.shapes import Bool, Float, Float64
+from gnesf_core.shapes import Bool, Float, Float64, Int64
 from gnesf_core.training.groups import parameter_groups
 
 LEAST = 1e-4  # probability: nothing is learned from how wrong one was beyond
@@ -87,17 +87,34 @@ class Method(nn.Module, ABC):
     ) -> dict[str, Float[Tensor, " errors"]]:
         """Return errors by name; the mean of each, over all rays, is a loss.
 
-        Every pass is held against the picture's colours, and its classes if any are
-        said, by the weights that the settings have for them.
+        Every pass, of which there are one or two, is held against the picture's
+        colours, and its classes if any are said, by the weights that the settings have
+        for them.
         """
         del context
         s, told = self.settings, {}
-        for name, rendered in zip(("coarse", "fine"), passes, strict=True):
+        names = ("coarse", "fine")[-len(passes) :]
+        for name, rendered in zip(names, passes, strict=True):
             told[f"{name}_color"] = s.color_weight * color_errors(rendered, truth)
             if self.says != "nothing":
-                wrong = class_errors(rendered, truth, self.says)
+                wrong = self.class_errors(rendered, truth)
                 told[f"{name}_semantic"] = s.semantic_weight * wrong
         return told
+
+    def class_errors(
+        self, rendered: Rendered, truth: Truth
+    ) -> Float[Tensor, " labelled"]:
+        """Return how wrong the classes of rays are, for training."""
+        return cross_entropies(rendered, truth, self.says)
+
+    def judge(self, answer: Rendered, truth: Truth) -> Float[Tensor, " errors"]:
+        """Return the errors by which the best weights are chosen, on held-out scenes.
+
+        They are of classes, or of colours where nothing is said of classes.
+        """
+        if self.says == "nothing":
+            return color_errors(answer, truth)
+        return cross_entropies(answer, truth, self.says)
 
     def parameter_groups(self, config: TrainingConfig) -> list[dict[str, Any]]:
         """Let everything that is not frozen learn alike."""
@@ -110,17 +127,23 @@ def color_errors(rendered: Rendered, truth: Truth) -> Float[Tensor, " usable"]:
     return difference.square().mean(1)
 
 
-def class_errors(
+def cross_entropies(
     rendered: Rendered, truth: Truth, says: str
 ) -> Float[Tensor, " labelled"]:
     """Return the cross-entropies of usable rays that have a label, Eq. 6."""
-    labelled = rendered.usable & (truth.labels != IGNORE)
-    label = truth.labels[labelled].long()[:, None]
-    semantic = rendered.semantic[labelled].float()
+    said, label = said_of_labelled(rendered, truth)
     if says == "logits":
-        return -semantic.log_softmax(1).gather(1, label)[:, 0]
+        return -said.log_softmax(1).gather(1, label)[:, 0]
     assert says == "probabilities"
-    return -semantic.gather(1, label)[:, 0].clamp(min=LEAST).log()
+    return -said.gather(1, label)[:, 0].clamp(min=LEAST).log()
+
+
+def said_of_labelled(
+    rendered: Rendered, truth: Truth
+) -> tuple[Float[Tensor, "labelled classes"], Int64[Tensor, "labelled 1"]]:
+    """Return what is said of usable rays that have a label, and those labels."""
+    labelled = rendered.usable & (truth.labels != IGNORE)
+    return rendered.semantic[labelled].float(), truth.labels[labelled].long()[:, None]
 
 
 def probabilities(rendered: Rendered, says: str) -> Float[Tensor, "rays classes"]:

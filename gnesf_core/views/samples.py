@@ -1,6 +1,7 @@
 """Rays of labelled frames, with the source views that they are rendered from."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,12 @@ from gnesf_core.rendering.frame_samples import FrameSamples, Truth
 from gnesf_core.rendering.rays import Rays, depth_rays
 from gnesf_core.rendering.sources import Sources, read_sources
 from gnesf_core.shapes import Float64, Int64, UInt8
-from gnesf_core.views.choice import fitting_frames, nearest_sources
+from gnesf_core.views.choice import (
+    HELD_OUT,
+    fitting_frames,
+    nearest_sources,
+    training_frames,
+)
 from gnesf_core.views.interface import Camera, Method
 
 
@@ -61,13 +67,16 @@ class ViewSamples(FrameSamples):
         sources: SourceViewsConfig,
         data: ViewDataConfig,
         training: TrainingConfig,
-        judged_by: str | None = None,
+        judged_by: str = HELD_OUT,
+        fitted: bool = False,
     ) -> None:
-        """Take a method's scenes; they may be those that a view protocol judges it by.
+        """Take a method's scenes, or the one that it is `fitted` to.
 
-        Then what the protocol judges is neither learned from nor looked at.
+        What the view protocol judges of them is neither learned from nor looked at.
         """
-        self._judged_by = judged_by
+        self._frames_of = partial(
+            fitting_frames if fitted else training_frames, protocol=judged_by
+        )
         self._paths = list(paths)
         self._sources = sources
         self._looks, self._range_m = not method.of_one_scene, method.range_m
@@ -78,19 +87,14 @@ class ViewSamples(FrameSamples):
 
     def frames_to_learn_from(self, frames: Frames) -> Int64[np.ndarray, " n"]:
         """Return the frames of a scene that rays may start in."""
-        if self._judged_by is None:
-            return super().frames_to_learn_from(frames)
-        kind = self._data.frames
-        return np.array(fitting_frames(frames, kind, self._judged_by), np.int64)
+        return np.array(self._frames_of(frames, self._data.frames), np.int64)
 
     def candidates(
         self, frames: Frames, target: int
     ) -> Int64[np.ndarray, " candidates"]:
         """Return the frames that may be source views of a target."""
         candidates = super().candidates(frames, target)
-        if self._judged_by is None:
-            return candidates
-        return np.intersect1d(candidates, self.frames_to_learn_from(frames))
+        return np.intersect1d(candidates, self._frames_of(frames, self._source_frames))
 
     def note_files(self, number: int, frames: Frames) -> dict[str, str]:
         """Return the fingerprint of a scene's maps, if they are used."""

@@ -9,7 +9,7 @@ from gnesf_core.config import TrainingConfig
 from gnesf_core.shapes import Float
 from gnesf_core.training.distributed import mean_over_processes
 from gnesf_core.training.loop import moved
-from gnesf_core.views.interface import Method, class_errors, color_errors
+from gnesf_core.views.interface import Method
 from gnesf_core.views.samples import ViewSamples
 
 
@@ -46,18 +46,12 @@ class ViewTask:
         }
 
     def validate(self, model: Method) -> float:
-        """Return how wrong rays of held-out scenes are: of classes, or of colours.
-
-        A method that says nothing of classes is judged by its colours.
-        """
+        """Return how wrong rays of held-out scenes are, as the method judges it."""
         device = next(model.parameters()).device
         errors = []
         for sample in self.samples.held_out():
             sample = moved(sample, device)
             context = model.encode(sample.sources, sample.camera)
             answer = model.render(context, sample.rays)[-1]
-            if model.says == "nothing":
-                errors.append(color_errors(answer, sample.truth))
-            else:
-                errors.append(class_errors(answer, sample.truth, model.says))
+            errors.append(model.judge(answer, sample.truth))
         return float(torch.cat(errors).mean()) if errors else float("nan")

@@ -240,9 +240,10 @@ def test_the_network_of_the_volume_is_given_means_and_variances_of_views():
             x, y, z = (place - sources.centres_world[view]).tolist()
             u, v = 30 * x / z + 19.5, 30 * y / z + 15.5
             if -0.5 <= u < WIDTH - 0.5 and -0.5 <= v < HEIGHT - 0.5:
-                # The outermost features belong to the outermost pixels.
-                at = [2 * u / (WIDTH - 1) - 1, 2 * v / (HEIGHT - 1) - 1]
-                at = torch.tensor(at).reshape(1, 1, 1, 2)
+                # Each feature belongs to a fourth pixel.
+                rows, columns = features.shape[2:]
+                at = [u / 4 / (columns - 1), v / 4 / (rows - 1)]
+                at = 2 * torch.tensor(at).reshape(1, 1, 1, 2) - 1
                 how = {"align_corners": True, "padding_mode": "border"}
                 seen.append(grid_sample(features[view, None], at, **how).flatten())
         counts.add(len(seen))

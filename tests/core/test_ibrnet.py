@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from gnesf_core.config import IbrnetConfig, TrainingConfig
+from gnesf_core.errors import BadInput
 from gnesf_core.geometry.camera import pixel_from_world
 from gnesf_core.labels import CLASS_NAMES, IGNORE
 from gnesf_core.rendering import samplers
@@ -24,13 +25,13 @@ from gnesf_core.views.interface import Camera, Rendered
 
 SETTINGS = IbrnetConfig(
     semantics="nothing", encoder_blocks=[1, 1, 1], encoder_widths=[4, 6, 8],
-    features=4, mask="keys", near_m=0.5, far_m=6.0, coarse_samples=16, fine_samples=8,
+    features=4, mask="keys", semantic_loss="cross-entropy", near_m=0.5, far_m=6.0, coarse_samples=16, fine_samples=8,
     color_weight=1.0, semantic_weight=0.5,
 )  # fmt: skip
 RELEASED = IbrnetConfig(
     semantics="nothing", encoder_blocks=[3, 4, 6], encoder_widths=[64, 128, 256],
-    features=32, mask="queries", near_m=0.5, far_m=6.0, coarse_samples=64,
-    fine_samples=64, color_weight=1.0, semantic_weight=1.0,
+    features=32, mask="queries", semantic_loss="one-minus-probability", near_m=0.5,
+    far_m=6.0, coarse_samples=64, fine_samples=64, color_weight=1.0, semantic_weight=1.0,
 )  # fmt: skip
 TRAINING = TrainingConfig(
     seed=1, steps=6, batch=2, learning_rate=5e-4, backbone_rate=2.0, weight_decay=0.0,
@@ -177,7 +178,10 @@ def written_out(network, seen, ray):
         color, features, direction, said, inside = (own[ray, sample] for own in seen)
         rows = range(views)
         alike = [(network.s.abs() * (direction[v, 3] - 1)).exp() for v in rows]
-        excess = [(alike[v] - min(alike)) * inside[v] for v in rows]
+        compared = [alike[v] for v in rows if inside[v] or network.mask == "queries"]
+        excess = [(alike[v] - min(compared)) * inside[v] for v in rows if compared]
+        if network.mask == "keys" and sum(excess) < 1e-6:
+            excess = [alike[v] * inside[v] for v in rows]
         share = [own / (sum(excess) + 1e-8) for own in excess]
         own = [
             torch.cat([color[v], features[v]]) + network.ray_dir_fc(direction[v])
@@ -195,7 +199,8 @@ def written_out(network, seen, ray):
         share = [own / (sum(seen_by) + 1e-8) for own in seen_by]
         mean = sum(share[v] * x[v] for v in rows)
         variance = sum(share[v] * (x[v] - mean) ** 2 for v in rows)
-        known = torch.cat([mean, variance, sum(share) / views])
+        counted = views if network.mask == "queries" else max(int(inside.sum()), 1)
+        known = torch.cat([mean, variance, sum(share) / counted])
         angles = [
             sample / 10_000 ** (2 * (place // 2) / 16) + (place % 2) * np.pi / 2
             for place in range(16)
@@ -208,7 +213,7 @@ def written_out(network, seen, ray):
         per_sample.append(
             [
                 blended(network.rgb_fc, last, color, [v for v in rows if inside[v]]),
-                blended(network.sem_fc, last, said, voters),
+                blended(network.rgb_fc, last, said, voters),
             ]
         )
     tokens = network.ray_attention(torch.stack(tokens)[None], torch.stack(asking)[None])
@@ -462,6 +467,54 @@ def test_rays_are_learned_from_if_an_eighth_is_seen_twice_and_told_if_any_is_see
     expected = (counts == 2).sum(1) > 8 if learns else counts.any(1)
     assert 0 < expected.sum() < len(expected)
     assert (coarse.usable.numpy() == expected).all()
+
+
+@pytest.mark.parametrize("semantics", ALL)
+def test_a_view_that_sees_nothing_is_as_good_as_none(semantics):
+    method = method_of(semantics)
+    pictures = sources_at([*POSES, BACKWARDS])
+    alone = Sources(*(values[:-1] for values in pictures))
+    for own, other in zip(
+        rendered(method, pictures), rendered(method, alone), strict=True
+    ):
+        assert torch.equal(own.usable, other.usable)
+        for values, others in zip(own[:4], other[:4], strict=True):
+            torch.testing.assert_close(values, others, rtol=1e-4, atol=1e-5)
+
+
+def test_views_that_look_the_same_way_are_heard():
+    """Of them none looks less like the camera than others do, to be left out for it."""
+    network = Network(4, "keys", "nothing").double()
+    nn.init.normal_(network.out_geometry_fc[2].weight)
+    nn.init.constant_(network.out_geometry_fc[2].bias, 10.0)
+    seen = random_sights()
+    alike = seen.directions[:, :, :1].expand_as(seen.directions)
+    alike = seen._replace(directions=alike, inside=torch.ones_like(seen.inside))
+    density = network(alike).density
+    other = network(alike._replace(features=alike.features + 1)).density
+    assert ((density - other).abs() > 1e-3).all()
+
+
+def test_a_fine_pass_wants_no_more_samples_than_a_coarse_one():
+    """Two views see the near quarter of inverse depths: the fine pass looks elsewhere."""
+    method = method_of(coarse_samples=16, fine_samples=48).train()
+    inside = torch.zeros(2, 64, 2, dtype=torch.bool)
+    inside[0, :3], inside[1, :2] = True, True
+    assert method._enough(inside).tolist() == [True, False]
+
+
+def test_the_released_loss_is_one_minus_the_probability():
+    method = method_of("voted", semantic_loss="one-minus-probability")
+    truth = random_truth(6)
+    said = torch.rand(6, CLASSES)
+    usable = torch.ones(6, dtype=torch.bool)
+    own = Rendered(truth.color, truth.color[:, 0], said, truth.color, usable)
+    told = method.losses(None, [own, own], truth)["fine_semantic"]
+    rows = [row for row in range(6) if row % 3]
+    expected = [0.5 * (1 - float(said[row, int(truth.labels[row])])) for row in rows]
+    assert told.tolist() == pytest.approx(expected)
+    with pytest.raises(BadInput, match="semantic_loss"):
+        method_of("predicted", semantic_loss="one-minus-probability")
 
 
 def test_chance_takes_part_in_training_alone():

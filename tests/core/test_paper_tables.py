@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from gnesf_core.errors import BadInput
-from gnesf_core.evaluation import paper_tables, tables
+from gnesf_core.evaluation import paper_tables, semantics, tables
 from gnesf_core.evaluation.paper_tables import Seconds
 from gnesf_core.evaluation.published import COLOR_SCORES, TABLES
 
 WALL, FLOOR, CHAIR, VOID = 0, 1, 4, 20
-SAID = {"views_words": "Frames that are spread", "image_words": "PSNR of everything."}
+SAID = {
+    "views": "held-out", "views_words": "Frames that are spread",
+    "image_quality": "gnesf", "image_words": "PSNR of everything.",
+}  # fmt: skip
 
 
 def row(field, scene, counts, frames=0):
@@ -20,7 +23,9 @@ def row(field, scene, counts, frames=0):
     frame = {"miou": 0.1, "mean_accuracy": 0.1, "accuracy": 0.1, "pixels": 5}
     unlabelled = dict.fromkeys(frame, None) | {"pixels": 0}
     scores = {"field": field, "scene": scene, "confusion": confusion.tolist()}
-    views = {"frames": [frame] * frames + [unlabelled], "protocol": SAID}
+    views = {"frames": [frame] * frames + [unlabelled], "protocol": SAID,
+             "frames_without_truth": 1,
+             "semantics": semantics.scannet_scores(confusion)}  # fmt: skip
     return scores | (views if frames else {})
 
 
@@ -240,13 +245,17 @@ def test_pixels_of_all_images_are_pooled_and_own_numbers_stand_in_order():
     # Wall 10 of 40, and a floor that was only imagined; a mean of images would be 30.
     own = "ours, rooms val, 2 scenes, another data set: 2D "
     assert (line[own + "mIoU"], line[own + "mAcc"]) == ("12.5", "25.0")
+    # Of scenes one is right; each image says so of itself, whatever its scene.
+    assert line[own + "mIoU per scene"] == "50.0"
+    assert line[own + "mIoU per image"] == "10.0"
+    assert "2D: IoU pooled over the data set; views: held-out" in beside.title
     assert cells(beside, "16")["published, ScanNet val, novel scene: 2D mIoU"] == "-"
     assert cells(beside, "16")[own + "mIoU"] == "100.0"
     assert cells(each, "8")["images"] == 5  # those without any label are none
     assert not any("3D" in heading for heading in beside.columns)
 
 
-def test_colours_are_means_over_images_in_units_of_their_own():
+def test_colours_are_means_over_scenes_in_units_of_their_own():
     colors = [
         picture_row("f", "a", (20.0, 0.5, None), (22.0, 0.6, None)),
         picture_row("f", "b", (27.0, 0.4, None), (None, None, None)),  # nothing to see
@@ -261,10 +270,11 @@ def test_colours_are_means_over_images_in_units_of_their_own():
     assert line[published + "PSNR (dB)"] == "21.19"
     assert line[published + "LPIPS"] == "0.358"
     own = "ours, rooms val, 2 scenes, another data set: "
-    # Three images, not two scenes; nobody gave weights to LPIPS.
+    # Two scenes of 21 and 27 dB, not three images; nobody gave weights to LPIPS.
     assert [line[own + name] for name in ("PSNR (dB)", "SSIM", "LPIPS")] == [
-        "23.00", "0.500", "-",
+        "24.00", "0.475", "-",
     ]  # fmt: skip
+    assert "colours: gnesf; views: held-out" in beside.title
     assert cells(beside, "GNeSF")[own + "SSIM"] == "0.950"
     assert cells(each, "IBRNet")["images"] == 3
     assert not any("classes" in heading for heading in each.columns)
@@ -275,7 +285,7 @@ def test_colours_are_means_over_images_in_units_of_their_own():
     units = {line["quantity"]: line["unit"] for line in lines}
     assert units == {"PSNR": "dB", "SSIM": "", "LPIPS": ""}
     (psnr, _) = [x["figure"] for x in lines if x["origin"] == "ours"][::2]
-    assert psnr == 23
+    assert psnr == 24
 
 
 def test_ours_have_the_decimals_of_the_column_beside_them():
@@ -364,8 +374,8 @@ def test_plain_text_keeps_its_columns_under_their_headings():
     text = paper_tables.plain_text(paper_tables.blocks(TABLES["table4"], ours)[0])
     lines = text.splitlines()
     rule = next(i for i, line in enumerate(lines) if set(line) == {"-"})
-    table = lines[2 : rule + 5]
-    (end,) = {line.index("mIoU") + 4 for line in table[: rule - 2] if "mIoU" in line}
+    table = lines[lines.index("") + 1 : rule + 5]
+    (end,) = {line.index("mIoU") + 4 for line in lines[lines.index("") : rule] if "mIoU" in line}
     (logit,) = [line for line in table if line.startswith("Logit")]
     assert logit[:end].endswith("57.3")
     assert logit.endswith("90.0")

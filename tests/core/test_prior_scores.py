@@ -171,9 +171,10 @@ def test_the_poolings_differ_as_computed_by_hand(tmp_path):
     assert (line["images"], line["scenes"], line["classes_scored"]) == (3, 2, 3)
     expected = {
         # Images: (1), (wall 5/10, floor 0/5), (wall 0/2, floor 8/8).
-        "per_image_miou": (1 + 0.25 + 0.5) / 3,
-        "per_image_mean_accuracy": (1 + 0.5 + 0.5) / 3,
-        "per_image_accuracy": (1 + 0.5 + 0.8) / 3,
+        # Two of them are of one scene.
+        "per_image_miou": ((1 + 0.25) / 2 + 0.5) / 2,
+        "per_image_mean_accuracy": ((1 + 0.5) / 2 + 0.5) / 2,
+        "per_image_accuracy": ((1 + 0.5) / 2 + 0.8) / 2,
         # Scenes: (wall 15/20, floor 0/5), (wall 0/2, floor 8/8).
         "per_scene_miou": (0.375 + 0.5) / 2,
         "per_scene_mean_accuracy": (0.5 + 0.5) / 2,

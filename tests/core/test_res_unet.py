@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from gnesf_core.nets.res_unet import ResUNet
+from gnesf_core.nets.res_unet import STRIDE, ResUNet
 
 RELEASED = 8_917_120  # parameters of IBRNet's encoder with 32 + 32 outputs
 
 
-def small(seed=0):
+def small(seed=0, exact=False):
     torch.manual_seed(seed)
-    network = ResUNet([2, 1, 1], [4, 6, 8], 5).double()
+    network = ResUNet([2, 1, 1], [4, 6, 8], 5, exact).double()
     for module in network.modules():
         if isinstance(module, nn.InstanceNorm2d):
             nn.init.normal_(module.weight)
@@ -57,9 +57,33 @@ def test_weights_of_the_released_encoder_fit():
     assert sum(own.numel() for own in network.parameters()) == RELEASED
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("column", [24, 32, 44])
+def test_exact_features_are_above_the_pixels_that_they_depend_on(column, exact):
+    """The centre of what a column of layers that take means looks at, far from edges."""
+    network = ResUNet([1, 1, 1], [2, 3, 4], 1, exact).double()
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+        elif isinstance(module, nn.InstanceNorm2d):
+            _leave_out(network, name)
+    picture = torch.rand(1, 3, 20, 256, dtype=torch.float64, requires_grad=True)
+    network(picture)[0, 0, 2, column].backward()
+    weight = picture.grad.abs().sum((0, 1, 2))
+    centre = float((weight * torch.arange(256)).sum() / weight.sum())
+    # An odd column of the finest map lies amid two of the coarser.
+    assert (abs(centre - STRIDE * column) < 0.1) == exact
+
+
+def _leave_out(network, name):
+    parent, _, own = name.rpartition(".")
+    network.get_submodule(parent).add_module(own, nn.Identity())
+
+
+@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("size", [(17, 17), (32, 48), (33, 50), (45, 31), (62, 79)])
-def test_pictures_of_any_size_get_maps_of_a_quarter(size):
-    maps = small()(torch.rand(2, 3, *size, dtype=torch.float64))
+def test_pictures_of_any_size_get_maps_of_a_quarter(size, exact):
+    maps = small(exact=exact)(torch.rand(2, 3, *size, dtype=torch.float64))
     height, width = size
     assert maps.shape == (2, 5, -(-height // 4), -(-width // 4))
     assert maps.isfinite().all()

@@ -16,7 +16,7 @@ from gnesf_core.views.interface import (
     LEAST,
     Method,
     Rendered,
-    class_errors,
+    cross_entropies,
     joined,
     probabilities,
 )
@@ -203,10 +203,10 @@ def labelled(labels):
 def test_logits_are_judged_as_the_probabilities_that_they_stand_for():
     logits = torch.randn(8, CLASSES, generator=torch.Generator().manual_seed(0))
     truth = labelled([0, 1, 2, 3, 4, 4, IGNORE, 0])
-    one = class_errors(rendered(logits), truth, "logits")
+    one = cross_entropies(rendered(logits), truth, "logits")
     shares = probabilities(rendered(logits), "logits")
     torch.testing.assert_close(shares.sum(1), torch.ones(8))
-    other = class_errors(rendered(shares), truth, "probabilities")
+    other = cross_entropies(rendered(shares), truth, "probabilities")
     torch.testing.assert_close(one, other)
     assert torch.equal(probabilities(rendered(shares), "probabilities"), shares)
     assert len(one) == 7
@@ -214,7 +214,7 @@ def test_logits_are_judged_as_the_probabilities_that_they_stand_for():
 
 def test_an_impossible_class_costs_no_more_than_it_can_teach():
     shares = torch.tensor([[0.0], [LEAST / 10], [0.5]], requires_grad=True)
-    errors = class_errors(rendered(shares), labelled([0, 0, 0]), "probabilities")
+    errors = cross_entropies(rendered(shares), labelled([0, 0, 0]), "probabilities")
     assert errors[0] == errors[1] and float(errors[0].detach()) == pytest.approx(
         4 * math.log(10)
     )

@@ -459,7 +459,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gnesf_core.views.interface import Method, Rendered, class_errors, color_errors
+from gnesf_core.views.interface import Method, Rendered, color_errors, cross_entropies
 
 PACKAGES = ("safetensors",)
 
@@ -495,7 +495,7 @@ class Mean(Method):
 
     def losses(self, context, passes, truth):
         (own,) = passes
-        classes = class_errors(own, truth, self.says)
+        classes = cross_entropies(own, truth, self.says)
         return {"color": color_errors(own, truth), "classes": classes}
 '''
 
