@@ -14,7 +14,7 @@ from gnesf_core.data.publish import sha256_of
 from gnesf_core.errors import BadInput
 from gnesf_core.fields.interface import Field, SceneInputs
 from gnesf_core.training.weights import load_into
-from gnesf_core.views.interface import Method
+from gnesf_core.views.interface import NEEDS, Method
 from gnesf_core.views.rendering import Renderer
 from stages.cli import device_named, settings
 
@@ -70,6 +70,14 @@ def build_method(module: str, recipe: str) -> tuple[Method, tuple[str, ...]]:
     """Return the method of `gnesf_core.views.<module>`, and the libraries it needs."""
     kind = importlib.import_module(f"gnesf_core.views.{module}")
     method = kind.build(settings(kind.Settings, recipe, "--recipe"))
+    if unknown := method.needs - NEEDS:
+        raise BadInput(
+            f"gnesf_core/views/{module}.py",
+            "needs",
+            expected=f"some of {', '.join(sorted(NEEDS))}",
+            found=", ".join(sorted(unknown)),
+            remedy="frames hold nothing else; keep it in them first",
+        )
     near_m, far_m = method.range_m
     if near_m >= far_m:
         raise BadInput(

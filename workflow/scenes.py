@@ -16,6 +16,8 @@ def read_splits(dataset: str, config: Mapping[str, Any]) -> dict[str, list[str]]
         return _counted(config["synthrooms"])
     if described["format"] == "capture" and not described["splits"]:
         return {"train": [], "val": [], "test": _folders(Path(described["root"]))}
+    if isinstance(described["splits"], str):
+        return _published(described["splits"])
     splits: dict[str, list[str]] = {}
     for split in SPLIT_NAMES:
         path = described["splits"].get(split)
@@ -34,6 +36,22 @@ def evenly_spread(scenes: Sequence[str], most: int) -> list[str]:
     """Return so many scenes, evenly spread over their list; all for 0."""
     most = min(most, len(scenes)) or len(scenes)
     return [scenes[(2 * n + 1) * len(scenes) // (2 * most)] for n in range(most)]
+
+
+def _published(name: str) -> dict[str, list[str]]:
+    """Return ScanNet's scenes as a system's authors list them, or without leaks.
+
+    What they test is judged, as ScanNet's own validation scenes are: all of them have
+    labels. Scenes that only chose their checkpoints have no part here, where training
+    holds some of its own out.
+    """
+    from gnesf_core.evaluation import view_splits
+
+    system, form = name.split("-")
+    lists = view_splits.RELEASED_SCENES[system, "scannet"]
+    if form == "clean":
+        lists = view_splits.without_leaks(lists)
+    return {"train": list(lists.train), "val": list(lists.test), "test": []}
 
 
 def _counted(config: Mapping[str, int]) -> dict[str, list[str]]:

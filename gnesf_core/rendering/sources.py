@@ -7,7 +7,7 @@ that many views see comes often, and one that none sees never.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from gnesf_core.errors import BadInput
 from gnesf_core.geometry import camera
 from gnesf_core.geometry.sampling import four_pixels
 from gnesf_core.nets.pictures import frame_picture
-from gnesf_core.shapes import Bool, Float, Float64, Int64, Shaped, UInt8
+from gnesf_core.shapes import Bool, Float, Float32, Float64, Int64, Shaped, UInt8
 
 
 class Sources(NamedTuple):
@@ -32,6 +32,9 @@ class Sources(NamedTuple):
     maps: Shaped[Tensor, "views classes mh mw"]
     pixel_from_world: Float64[Tensor, "views 3 4"]  # pixels of `pictures`
     centres_world: Float64[Tensor, "views 3"]
+    # At the pixels of `pictures`; for methods that need them, else None.
+    depth_m: Float32[Tensor, "views h w"] | None = None  # 0 where none was measured
+    labels: UInt8[Tensor, "views h w"] | None = None
 
 
 class Projected(NamedTuple):
@@ -62,8 +65,12 @@ def read_sources(
     positions: Sequence[int],
     size: tuple[int, int],
     payload: str = "probabilities",
+    needs: Collection[str] = (),
 ) -> Sources:
-    """Read views of a scene; `payload` says what of the prior they will vote with."""
+    """Read views of a scene; `payload` says what of the prior they will vote with.
+
+    Of `needs`, `depth` and `labels` are read as well.
+    """
     if not positions:
         return _no_sources(size)
     intrinsics = camera.scale_intrinsics(
@@ -81,6 +88,60 @@ def read_sources(
         torch.from_numpy(np.stack(maps)).contiguous(**together),
         torch.from_numpy(camera.pixel_from_world(intrinsics, poses)),
         torch.from_numpy(poses[:, :3, 3].copy()),
+        _every(_depth_m, frames, positions, size) if "depth" in needs else None,
+        _every(_labels, frames, positions, size) if "labels" in needs else None,
+    )
+
+
+def _every(
+    read: Callable[..., np.ndarray],
+    frames: Frames,
+    positions: Sequence[int],
+    size: tuple[int, int],
+) -> Shaped[Tensor, "views h w"]:
+    own = [read(frames, position, size) for position in positions]
+    return torch.from_numpy(np.stack(own))
+
+
+def _depth_m(
+    frames: Frames, position: int, size: tuple[int, int]
+) -> Float32[np.ndarray, "h w"]:
+    """Return the depth measured nearest to the rays of a picture's pixels.
+
+    Colour and depth cameras look from the same place, each with its own lens.
+    """
+    if not frames.has_depth:
+        raise _lacking(frames, "depth")
+    columns, rows = np.meshgrid(*(np.arange(count) for count in size))
+    pixels = np.stack([columns, rows, np.ones_like(rows)], -1)
+    picture = camera.scale_intrinsics(frames.color_intrinsics, frames.color_size, size)
+    uv = pixels @ (frames.depth_intrinsics @ np.linalg.inv(picture)).T[:, :2]
+    width, height = frames.depth_size
+    inside = camera.in_image(uv, width, height)
+    at = np.where(inside[..., None], np.floor(uv + 0.5), 0).astype(np.int64)
+    return np.where(inside, frames.depth_m(position)[at[..., 1], at[..., 0]], 0.0)
+
+
+def _labels(
+    frames: Frames, position: int, size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w"]:
+    """Return the classes nearest to a picture's pixels."""
+    if not frames.has_labels:
+        raise _lacking(frames, "labels")
+    columns, rows = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+        for new, old in zip(size, frames.color_size, strict=True)
+    )
+    return frames.labels(position)[rows[:, None], columns]
+
+
+def _lacking(frames: Frames, what: str) -> BadInput:
+    return BadInput(
+        frames.path,
+        what,
+        expected=f"{what} of source views, which this method needs",
+        found="none",
+        remedy="choose another method, or scenes that have it",
     )
 
 

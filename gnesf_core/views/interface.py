@@ -30,6 +30,9 @@ from gnesf_core.rendering.sources import Sources
 from gnesf_core.shapes import Bool, Float, Float64, Int64
 from gnesf_core.training.groups import parameter_groups
 
+# What a method may need: the sources' class maps; their depth; their true classes, in
+# training alone; the scene's surface; a segmenter for pictures that are rendered.
+NEEDS = frozenset({"prior", "depth", "labels", "surface", "segmenter"})
 LEAST = 1e-4  # probability: nothing is learned from how wrong one was beyond
 
 
@@ -57,8 +60,7 @@ class Method(nn.Module, ABC):
     """The parts that a method has, and those that it may leave as they are."""
 
     settings: Any  # of the module's own kind
-    # Of these: prior (the sources' class maps), depth and labels (of the sources),
-    # surface (of the scene), segmenter (for pictures that are rendered).
+    # Of `NEEDS`, what it has to be given.
     needs: frozenset[str] = frozenset()
     # What `Rendered.semantic` holds: probabilities, logits or nothing.
     says: str = "nothing"

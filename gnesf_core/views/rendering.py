@@ -89,7 +89,9 @@ class Renderer:
         who = camera_of(intrinsics, world_from_camera, size)
         prior = self._prior if "prior" in self._method.needs else None
         picture_size = self.sources.image_width, self.sources.image_height
-        sources = read_sources(frames, prior, views, picture_size, self._method.payload)
+        needs = self._method.needs - {"labels"}  # which are there to learn from alone
+        how = self._method.payload, needs
+        sources = read_sources(frames, prior, views, picture_size, *how)
         context = self._method.encode(
             moved(sources, self._device), moved(who, self._device)
         )

@@ -80,7 +80,7 @@ class ViewSamples(FrameSamples):
         self._paths = list(paths)
         self._sources = sources
         self._looks, self._range_m = not method.of_one_scene, method.range_m
-        self._votes, self._payload = "prior" in method.needs, method.payload
+        self._needs, self._payload = method.needs, method.payload
         self._pseudo = data.labels == "prior"
         frames = [own.frames for own in self._paths]
         super().__init__(frames, data, sources.frames, training.seed)
@@ -121,8 +121,9 @@ class ViewSamples(FrameSamples):
                 frames, target, candidates, self._sources, self._range_m
             )
         size = self._sources.image_width, self._sources.image_height
-        maps = prior if self._votes else None
-        sources = read_sources(frames, maps, views, size, self._payload)
+        maps = prior if "prior" in self._needs else None
+        how = self._payload, self._needs
+        sources = read_sources(frames, maps, views, size, *how)
         uv, truth = self.pixels(scene, target, rng)
         pose = frames.world_from_camera[target]
         rays = depth_rays(frames.color_intrinsics, pose, uv)

@@ -31,7 +31,7 @@ from gnesf_core.rendering.sources import (
     said_in_color,
     sample_maps,
 )
-from tests import field_scenes, tiny_room
+from tests import field_scenes, room_files, tiny_room
 
 CLASSES = len(CLASS_NAMES)
 FOCAL, SIZE = 32.0, (41, 31)  # width, height
@@ -453,3 +453,37 @@ def test_the_encoding_of_a_file_is_found_at_its_voxels(tmp_path):
     np.testing.assert_allclose(found, volume.encoding[::50], rtol=1e-3, atol=1e-3)
     inside = volume.surface.origin_world[None] + 1.5  # in the air
     assert not sample_encoding(encoding, torch.from_numpy(inside)).any()
+
+
+def test_depth_and_classes_of_sources_lie_on_their_pictures(tmp_path):
+    """Against the room's closed form at another size than either camera's."""
+    path = room_files.write_frames(tmp_path / "f.h5", [True] * 4, [False] * 4)
+    size, views = (37, 23), [1, 3]
+    with store.Frames(path) as frames:
+        sources = read_sources(frames, None, views, size, needs={"depth", "labels"})
+        plain = read_sources(frames, None, views, size)
+        poses = frames.world_from_camera[views]
+    assert plain.depth_m is None and plain.labels is None
+    columns, rows = ((np.arange(n) + 0.5) / n - 0.5 for n in size)
+    whole = tiny_room.COLOR_SIZE
+    x, y = np.meshgrid(columns / 0.8, rows * whole[1] / (0.8 * whole[0]))
+    rays = np.stack([x, y, np.ones_like(x)], -1)
+    for depth_m, labels, pose in zip(
+        sources.depth_m, sources.labels, poses, strict=True
+    ):
+        true_m, ids = tiny_room.cast_rays(pose, rays)
+        apart = np.abs(depth_m.numpy() - true_m)[depth_m > 0]
+        assert len(apart) > 0.9 * true_m.size and np.median(apart) < 0.02
+        true = np.vectorize(room_files.CLASS.get)(ids)
+        assert (labels.numpy() == true).mean() > 0.95
+
+
+@pytest.mark.parametrize("what", ["depth", "labels"])
+def test_sources_without_what_a_method_needs_are_refused(tmp_path, what, monkeypatch):
+    path = room_files.write_frames(tmp_path / "f.h5", [True], [False], labelled=False)
+    monkeypatch.setattr(store.Frames, "has_depth", False)
+    with (
+        store.Frames(path) as frames,
+        pytest.raises(BadInput, match=f"{what}: expected {what} of source views"),
+    ):
+        read_sources(frames, None, [0], SIZE, needs={what})

@@ -61,7 +61,7 @@ def sources(eyes=EYES, seed=0, alike=False):
 
 
 def only(views, chosen):
-    return Sources(*(values[chosen] for values in views))
+    return Sources(*(values[chosen] for values in views[:4]))
 
 
 def network_of(seed=0, **changes):

@@ -98,7 +98,7 @@ def sources_at(centres, turned=()):
 
 
 def only(sources, views):
-    return Sources(*(own[list(views)] for own in sources))
+    return Sources(*(own[list(views)] for own in sources[:4]))
 
 
 def some_rays(count=12):

@@ -408,7 +408,7 @@ def test_logits_of_a_head_that_always_says_the_same_are_weighted_by_light():
 def test_the_order_of_sources_does_not_matter(semantics):
     method, sources = method_of(semantics), sources_at([*POSES, BACKWARDS])
     order = torch.tensor([2, 0, 3, 1])
-    turned = Sources(*(values[order] for values in sources))
+    turned = Sources(*(values[order] for values in sources[:4]))
     for one, other in zip(
         rendered(method, sources), rendered(method, turned), strict=True
     ):
@@ -473,7 +473,7 @@ def test_rays_are_learned_from_if_an_eighth_is_seen_twice_and_told_if_any_is_see
 def test_a_view_that_sees_nothing_is_as_good_as_none(semantics):
     method = method_of(semantics)
     pictures = sources_at([*POSES, BACKWARDS])
-    alone = Sources(*(values[:-1] for values in pictures))
+    alone = Sources(*(values[:-1] for values in pictures[:4]))
     for own, other in zip(
         rendered(method, pictures), rendered(method, alone), strict=True
     ):

@@ -475,6 +475,7 @@ def build(settings):
 
 class Mean(Method):
     says = "logits"
+    needs = frozenset({"depth", "labels"})
 
     def __init__(self, settings):
         super().__init__()
@@ -483,6 +484,9 @@ class Mean(Method):
         self.classes = nn.Parameter(torch.zeros(20))
 
     def encode(self, sources, camera):
+        assert sources.depth_m.shape == sources.pictures[:, 0].shape
+        # What is learned from is not there when it counts.
+        assert (sources.labels is None) != torch.is_grad_enabled()
         return sources.pictures.float().mean((0, 2, 3)) / 255
 
     def render(self, context, rays):

@@ -102,3 +102,17 @@ def test_a_folder_without_poses_is_refused_with_what_it_lacks(tmp_path):
 def test_no_captures_are_no_scenes_but_an_error(tmp_path):
     with pytest.raises(ValueError, match="expected a folder of posed pictures"):
         read_splits("mine", captures_in(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("system", ["sray", "gsnerf", "gpnerf"])
+def test_lists_of_published_systems_go_by_name_and_have_a_clean_form(system):
+    config = {"datasets": {"mine": {"format": "scannet", "splits": ""}}}
+    known = {}
+    for form in ("released", "clean"):
+        config["datasets"]["mine"]["splits"] = f"{system}-{form}"
+        known[form] = read_splits("mine", config)
+        assert len(known[form]["val"]) == 10 and known[form]["test"] == []
+    assert known["released"]["val"] == known["clean"]["val"]
+    rooms = {name[:9] for name in known["clean"]["val"]}
+    assert not rooms & {name[:9] for name in known["clean"]["train"]}
+    assert set(known["clean"]["train"]) <= set(known["released"]["train"])
