@@ -76,9 +76,9 @@ PROTOCOLS = {
         clipped=True,
     ),
     "gpnerf": ImageProtocol(
-        words="As GP-NeRF: PSNR of colours 0..1 (its code does not clip them, here they "
-        "are kept as bytes) over the full image, 1e-6 "
-        f"added to the mean square (60 dB at most); {_SSIM_GAUSSIAN}; LPIPS of VGG16 "
+        words="As GP-NeRF: PSNR of colours 0..1 (its code does not clip them, here "
+        "they are kept as bytes) over the full image, 1e-6 added to the mean square "
+        f"(60 dB at most); {_SSIM_GAUSSIAN}; LPIPS of VGG16 "
         "on 0..1, which it was not made for",
         window=_gaussian(11, 1.5),
         lpips_signed=False,

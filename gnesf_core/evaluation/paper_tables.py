@@ -3,8 +3,9 @@
 Every column of figures says whether it is published or ours, and on which data.
 Confusions are added over scenes before anything is divided, in 3D (vertices) and in 2D
 (pixels of novel views: pooled over the data set; our fields, one by one, by the other
-poolings too); colours are averaged over images, then over scenes. A difference is formed only where data set, split and scenes are the published ones and
-the source says how it scored. A field is what fills a row: one of 3D points, or a
+poolings too); colours are averaged over images, then over scenes. A difference is
+formed only where data set, split and scenes are the published ones and the source says
+how it scored. A field is what fills a row: one of 3D points, or a
 method of view synthesis.
 """
 
@@ -44,8 +45,8 @@ _PROTOCOL_2D = (
     "its truth, then the mean over a scene's images, then over scenes"
 )
 _PROTOCOL_COLOURS = (
-    f"Colours: {_VIEWS}, mean over each scene's images, then over scenes; of LPIPS less "
-    "is better, of the others more"
+    f"Colours: {_VIEWS}, mean over each scene's images, then over scenes; of LPIPS "
+    "less is better, of the others more"
 )
 _RULE = (
     "IoU by the rule of ScanNet's benchmark (no true class = skipped, void prediction "

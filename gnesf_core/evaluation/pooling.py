@@ -35,8 +35,9 @@ POOLINGS = {"per_image": "per image", "per_scene": "per scene", "data_set": "dat
 MEASURES = {"miou": "mIoU", "mean_accuracy": "mAcc", "accuracy": "Acc"}
 EXPLAINED = (
     "Per image: each image's mean over the classes in its truth, then the mean over "
-    "each scene's images, then over scenes. Per scene: confusion added over a scene's images, mean over the classes "
-    "in its truth, then the mean over scenes. Data set: confusion added over "
+    "each scene's images, then over scenes. Per scene: confusion added over a scene's "
+    "images, mean over the classes in its truth, then the mean over scenes. Data set: "
+    "confusion added over "
     "everything, mean over the classes scored by ScanNet's rule (in truth or "
     "prediction), so that one that was only imagined counts 0. mAcc: of each class, "
     "the share of its pixels that is right; Acc: of all pixels."

@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from gnesf_core.shapes import Float
 
-
 STRIDE = 4  # pixels of a picture, from one pixel of its map to the next
 
 

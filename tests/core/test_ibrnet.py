@@ -25,13 +25,14 @@ from gnesf_core.views.interface import Camera, Rendered
 
 SETTINGS = IbrnetConfig(
     semantics="nothing", encoder_blocks=[1, 1, 1], encoder_widths=[4, 6, 8],
-    features=4, mask="keys", semantic_loss="cross-entropy", near_m=0.5, far_m=6.0, coarse_samples=16, fine_samples=8,
-    color_weight=1.0, semantic_weight=0.5,
+    features=4, mask="keys", semantic_loss="cross-entropy", near_m=0.5, far_m=6.0,
+    coarse_samples=16, fine_samples=8, color_weight=1.0, semantic_weight=0.5,
 )  # fmt: skip
 RELEASED = IbrnetConfig(
     semantics="nothing", encoder_blocks=[3, 4, 6], encoder_widths=[64, 128, 256],
     features=32, mask="queries", semantic_loss="one-minus-probability", near_m=0.5,
-    far_m=6.0, coarse_samples=64, fine_samples=64, color_weight=1.0, semantic_weight=1.0,
+    far_m=6.0, coarse_samples=64, fine_samples=64, color_weight=1.0,
+    semantic_weight=1.0,
 )  # fmt: skip
 TRAINING = TrainingConfig(
     seed=1, steps=6, batch=2, learning_rate=5e-4, backbone_rate=2.0, weight_decay=0.0,
@@ -496,7 +497,7 @@ def test_views_that_look_the_same_way_are_heard():
 
 
 def test_a_fine_pass_wants_no_more_samples_than_a_coarse_one():
-    """Two views see the near quarter of inverse depths: the fine pass looks elsewhere."""
+    """It looks where something is: what two views see may be few of its samples."""
     method = method_of(coarse_samples=16, fine_samples=48).train()
     inside = torch.zeros(2, 64, 2, dtype=torch.bool)
     inside[0, :3], inside[1, :2] = True, True

@@ -375,11 +375,8 @@ def test_plain_text_keeps_its_columns_under_their_headings():
     lines = text.splitlines()
     rule = next(i for i, line in enumerate(lines) if set(line) == {"-"})
     table = lines[lines.index("") + 1 : rule + 5]
-    (end,) = {
-        line.index("mIoU") + 4
-        for line in lines[lines.index("") : rule]
-        if "mIoU" in line
-    }
+    headings = [line for line in lines[lines.index("") : rule] if "mIoU" in line]
+    (end,) = {line.index("mIoU") + 4 for line in headings}
     (logit,) = [line for line in table if line.startswith("Logit")]
     assert logit[:end].endswith("57.3")
     assert logit.endswith("90.0")

@@ -60,7 +60,7 @@ def test_weights_of_the_released_encoder_fit():
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("column", [24, 32, 44])
 def test_exact_features_are_above_the_pixels_that_they_depend_on(column, exact):
-    """The centre of what a column of layers that take means looks at, far from edges."""
+    """The centre of what a column looks at, if layers take means, far from edges."""
     network = ResUNet([1, 1, 1], [2, 3, 4], 1, exact).double()
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d):

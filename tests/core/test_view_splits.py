@@ -3,10 +3,10 @@ import pytest
 
 from gnesf_core.evaluation import view_splits
 from gnesf_core.evaluation.view_splits import (
-    barred_from_training,
     RELEASED_SCENES,
     VIEW_PROTOCOLS,
     SceneLists,
+    barred_from_training,
     choose_sources,
     fine_tuning,
     frame_leaks,

@@ -190,7 +190,9 @@ def start_option(wildcards, input):
 def judged_option(wildcards):
     """Keep what is judged out of what a method learns from, or is fitted to."""
     words = ["--judged-by", config["novel_views"]["protocol"]]
-    return shlex.join(words + (["--fitted-to", wildcards.alone[1:]] * bool(wildcards.alone)))
+    return shlex.join(
+        words + (["--fitted-to", wildcards.alone[1:]] * bool(wildcards.alone))
+    )
 
 
 def view_training_inputs(wildcards):
