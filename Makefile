@@ -37,12 +37,14 @@ demo: env
 	@echo "Pictures and tables: report.html; meshes: results/synthrooms/fields/"
 
 status:
-	@$(BIN)/python -m stages.status --results $(RESULTS)
+	@python=$(BIN)/python; [ -x $$python ] || python=$(PYTHON); \
+	    $$python -m stages.status --results $(RESULTS)
 
 test: env
 	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n auto
 
 test-cluster: env
+	apt-get -qq update
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
 	    slurmctld slurmd slurm-client munge
 	GNESF_CLUSTER=1 OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" \

@@ -28,6 +28,7 @@ rule all:
         PRIOR_RESULTS,
         GEOMETRY_RESULTS,
         FIELD_RESULTS,
+        VIEW_RESULTS,
         results("tables/run.html"),
     message:
         "Everything of {DATASET} is up to date"

@@ -8,9 +8,24 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 
-def check_config(config: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
-    """Refuse a configuration that is not as the schema has it."""
-    error = best_match(Draft202012Validator(schema).iter_errors(config))
+def check_config(
+    config: Mapping[str, Any],
+    schema: Mapping[str, Any],
+    extended: Mapping[tuple[str, str], str] | None = None,
+) -> None:
+    """Refuse a configuration that is not as the schema has it.
+
+    `extended` says by section and name which recipe another one is laid over: what is
+    wrong with that one is told of it alone.
+    """
+    errors = list(Draft202012Validator(schema).iter_errors(config))
+    wrong = {tuple(error.absolute_path)[:2] for error in errors}
+
+    def is_inherited(error: ValidationError) -> bool:
+        own = tuple(error.absolute_path)[:2]
+        return bool(own) and (own[0], (extended or {}).get(own)) in wrong
+
+    error = best_match(error for error in errors if not is_inherited(error))
     if error is not None:
         raise ValueError(": ".join(["config", *_place(error), _complaint(error)]))
 

@@ -26,15 +26,19 @@ _LEARNING = {"training", "data", "folds", "trained_as", "training_prior",
              "training_geometry"}  # fmt: skip
 
 
-def resolve_all(config: dict[str, Any]) -> None:
+def resolve_all(config: dict[str, Any]) -> dict[tuple[str, str], str]:
     """Resolve every section of a config, without what an overlay has dropped by null.
 
     With a recipe go the fields and methods that are made of it, and with these their
-    places in the headline and in tables.
+    places in the headlines and in tables. Returns which recipe each one extended.
     """
     gone: dict[str, set[str]] = {}
+    extended: dict[tuple[str, str], str] = {}
     for section in ("priors", "geometries", "fields", "methods"):
         recipes = config.get(section) or {}
+        for name, recipe in recipes.items():
+            if isinstance(recipe, Mapping) and "extends" in recipe:
+                extended[section, name] = recipe["extends"]
         gone[section] = {name for name, recipe in recipes.items() if recipe is None}
         config[section] = resolve(section, recipes)
     for section, parts in _PARTS.items():
@@ -45,15 +49,19 @@ def resolve_all(config: dict[str, Any]) -> None:
         config[section] = own
     headline = config.get("headline") or []
     config["headline"] = [name for name in headline if name not in gone["fields"]]
+    both, shown = gone["fields"] | gone["methods"], config.get("headline_views")
+    if isinstance(shown, list):
+        config["headline_views"] = [name for name in shown if name not in both]
     config["tables"] = {
         table: {
             name: label
             for name, label in rows.items()
-            if label is not None and name not in gone["fields"] | gone["methods"]
+            if label is not None and name not in both
         }
         for table, rows in (config.get("tables") or {}).items()
         if rows is not None
     }
+    return extended
 
 
 def _lost_a_part(

@@ -84,10 +84,14 @@ def capture_file(folder: Path) -> str:
     for name in CAPTURE_FILES:
         if (folder / name).is_file():
             return str(folder / name)
-    raise ValueError(
-        f"{folder}: expected one of {', '.join(CAPTURE_FILES)}, found none; remedy: "
-        "write the one that fits your pictures, as docs/captures.md has it"
-    )
+    # Whoever opens captures knows what is amiss; it takes long to import.
+    from gnesf_core.data import captures
+    from gnesf_core.errors import BadInput
+
+    try:
+        return str(captures.capture_file(folder))
+    except BadInput as error:
+        raise ValueError(str(error)) from None
 
 
 def _folders(root: Path) -> list[str]:

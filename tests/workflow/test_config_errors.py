@@ -53,3 +53,18 @@ def test_a_wrong_value_is_told_with_its_place_and_a_remedy(config, place, value,
     message = str(caught.value)
     assert "\n" not in message and len(message) < 500
     assert all(part in message for part in told), message
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [("fields", "gnesf"), ("priors", "mask2former"), ("methods", "gnesf-density")],
+)
+def test_what_heirs_take_over_is_told_where_it_stands(section, name):
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    settings = config[section][name]["settings"]
+    key = next(iter(settings))
+    settings[f"{key}x"] = settings.pop(key)
+    extended = resolve_all(config)
+    assert name in extended.values()
+    with pytest.raises(ValueError, match=f"config: {section}: {name}: settings: "):
+        check_config(config, SCHEMA, extended)

@@ -88,7 +88,11 @@ def test_a_bare_clone_plans_the_whole_demo(tree):
     assert jobs["train_semantics"] == 1
     assert jobs["extract_mesh"] == jobs["evaluate_scene"] == scenes * fields
     assert jobs["summarize"] == jobs["summarize_priors"] == 1
-    assert jobs["summarize_geometries"] == 1 and jobs["plot_training"] == 3
+    assert jobs["summarize_geometries"] == 1 and jobs["plot_training"] == 4
+    renderers = 3  # a method, which is trained, and two fields
+    assert jobs["train_views"] == jobs["film_views"] == 1
+    assert jobs["render_views"] + jobs["render_field"] == scenes * renderers
+    assert jobs["evaluate_views"] == scenes * renderers
     assert jobs["view_scene"] == scenes
     assert jobs["rank_scenes"] == jobs["describe_run"] == 1
 
@@ -114,6 +118,10 @@ def test_the_run_ends_in_tables_pictures_and_meshes(finished):
     assert "1 of 1: scene0001_00" in (results / "tables/val_scenes.html").read_text()
     assert "1 train, 1 val, 1 test" in (results / "tables/front.html").read_text()
     assert (results / "figures/fields/gnesf/training.svg").exists()
+    table = (results / "tables/views_val.md").read_text()
+    assert "(views: held-out; colours: gnesf)" in table
+    assert all(f"| {name} |" in table for name in ("gnesf-density", "gnesf-mesh"))
+    assert (results / "figures/flights/gnesf-density/scene0001_00.webp").exists()
     leftovers = [p for p in results.rglob("*") if p.name.endswith(".partial")]
     assert not leftovers
 
@@ -530,6 +538,39 @@ def test_more_held_out_scenes_than_there_are_is_said_before_anything_runs(tree):
     done = tree.snakemake("-n", "--configfile", "more.yaml", check=False)
     assert done.returncode != 0
     assert "held_out_scenes: expected fewer than the 32" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("gpus", "threads"), [(4, 8), (2, 16), (1, 16), (32, 1)])
+def test_as_many_jobs_run_as_there_are_gpus(tree, gpus, threads):
+    """By sharing 32 cores; without, jobs of 16 threads each would keep GPUs idle."""
+    wanted = "results/synthrooms/priors/mask2former/model.safetensors"
+    done = tree.snakemake(
+        "-n", wanted, "--cores", "32", "--resources", f"gpu={gpus}",
+        "--config", "device=cuda",
+    )  # fmt: skip
+    (training,) = re.findall(r"rule train_prior:.*?\n\n", done.stdout, re.DOTALL)
+    found = re.search(r"threads: (\d+)", training)
+    assert (int(found[1]) if found else 1) == threads
+
+
+def test_weights_that_are_not_there_are_asked_for(tree):
+    (tree.root / "resources/captures/kitchen").mkdir(parents=True)
+    (tree.root / "resources/captures/kitchen/transforms.json").write_text("{}")
+    done = tree.snakemake("-n", "--configfile", "config/captures.yaml", check=False)
+    assert done.returncode != 0
+    assert (
+        "weights: expected a file, found no results/synthrooms/"
+        in done.stdout + done.stderr
+    )
+    assert "make demo" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["orcale", "oracle", "semantic-nerf"])
+def test_what_cannot_render_new_scenes_is_no_headline_of_views(tree, name):
+    (tree.root / "more.yaml").write_text(f"headline_views: [{name}]\n")
+    done = tree.snakemake("-n", "--configfile", "more.yaml", check=False)
+    assert done.returncode != 0
+    assert "config: headline_views: expected" in done.stdout + done.stderr
 
 
 def test_two_runs_at_once_do_not_spoil_each_other(tree):

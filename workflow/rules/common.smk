@@ -21,8 +21,8 @@ from scenes import capture_file, evenly_spread, read_splits
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 try:
-    resolve_all(config)
-    check_config(config, SCHEMA)
+    extended = resolve_all(config)
+    check_config(config, SCHEMA, extended)
 except ValueError as error:
     raise WorkflowError(str(error)) from None
 
@@ -111,6 +111,19 @@ VIEW_TABLES = (*FIELD_TABLES, "table1", "supplement1", "supplement2", "supplemen
                "supplement4")  # fmt: skip
 for name in HEADLINE:
     check_name("headline", name, "fields")
+# What renders the novel views that are shown.
+HEADLINE_VIEWS = config["headline_views"]
+for name in HEADLINE_VIEWS:
+    if name not in [*RENDERING_FIELDS, *METHODS]:
+        raise WorkflowError(
+            f"config: headline_views: expected some of {[*RENDERING_FIELDS, *METHODS]}, "
+            f"found {name!r}; remedy: describe it under `methods` or `fields`"
+        )
+    if name in METHODS and config["methods"][name]["per_scene"]:
+        raise WorkflowError(
+            "config: headline_views: expected what renders scenes that it has not seen, "
+            f"found {name!r}, which is fitted to each; remedy: show it in table1"
+        )
 for table, names in config["tables"].items():
     for name in names:
         of_fields = table not in VIEW_TABLES or table in FIELD_TABLES
@@ -119,6 +132,18 @@ for table, names in config["tables"].items():
 DEVICE = config["device"]
 # GPUs of a job that runs a network.
 GPUS = 1 if DEVICE == "cuda" else 0
+
+
+def network_threads(wildcards):
+    """Give a job with a GPU its share of the cores: as many run as there are GPUs."""
+    if not GPUS:
+        return 1
+    allowed = workflow.global_resources
+    cores = allowed["_cores"].value if "_cores" in allowed else None
+    jobs = allowed["gpu"].value if "gpu" in allowed else 1
+    return max(1, min(16, (cores or 16) // max(1, jobs or 1)))
+
+
 SYNTHROOMS = config["datasets"]["synthrooms"]["root"]
 
 _digest = CodeDigest(ROOT)
@@ -375,13 +400,26 @@ class Recipes:
             name = self.learned_by(name)
             recipe = config[self.section][name]
         if "weights" in recipe:
-            return recipe["weights"]
+            return self.given(name, recipe["weights"])
         if not SPLITS["train"]:
             raise WorkflowError(
                 f"config: {self.section}: {name}: expected scenes to train on, found "
                 f"none in {DATASET}; remedy: give the recipe `weights`"
             )
         return f"results/{wildcards.dataset}/{self.folder}/{name}/model.safetensors"
+
+    def given(self, name, path):
+        """Return the path of weights that a user has, or that were learned elsewhere."""
+        if not path.startswith(f"results/{DATASET}/") and not Path(path).exists():
+            elsewhere = re.match(r"results/([^/]+)/", path)
+            remedy = "put it there, or correct the recipe"
+            if elsewhere:
+                remedy = f"make it first, as `make demo` does for {elsewhere[1]}, or name others"
+            raise WorkflowError(
+                f"config: {self.section}: {name}: weights: expected a file, found no "
+                f"{path}; remedy: {remedy}"
+            )
+        return path
 
     def trained(self, names):
         """Name the recipes of these that are trained here, if there is what to learn."""
@@ -475,3 +513,19 @@ FIELD_RESULTS = (
     )
     + results("fields/{field}/{scene}.html", field=PAGED, scene=PICTURED)
 )
+# Novel views of the judged scenes: scores, pictures, and a film of a flight through one.
+SHOWN_METHODS = [name for name in HEADLINE_VIEWS if name in METHODS]
+VIEW_RESULTS = []
+if HEADLINE_VIEWS and SCORED_SPLITS:
+    VIEW_RESULTS = (
+        results("tables/views_{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"])
+        + results(
+            "figures/methods/{method}/training.svg",
+            method=method.trained(SHOWN_METHODS),
+        )
+        + results(
+            "figures/flights/{method}/{scene}.webp",
+            method=SHOWN_METHODS[:1],
+            scene=PICTURED[:1],
+        )
+    )

@@ -18,7 +18,7 @@ rule train_sdf:
     conda:
         "../../environment.yml"
     # On a CPU its many small operations gain nothing from more.
-    threads: 16 if GPUS else 1
+    threads: network_threads
     resources:
         gpu=geometry.gpus,
         # Not a parameter: moving to a GPU is no reason to train again.

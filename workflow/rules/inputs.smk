@@ -272,12 +272,11 @@ def votes_alike(fields):
 
 
 def view_scores(wildcards):
-    """Name the 2D scores of the headline's fields that render, and of the paper's rows."""
-    fields = [name for name in HEADLINE if name in RENDERING_FIELDS]
+    """Name the 2D scores of what renders the novel views that are shown."""
     return expand(
         "results/{dataset}/views/{renderer}/{scene}.json",
         dataset=wildcards.dataset,
-        renderer=dict.fromkeys([*fields, *table_rows("table1", wildcards.split)]),
+        renderer=HEADLINE_VIEWS,
         scene=SPLITS[wildcards.split],
     )
 

@@ -101,11 +101,10 @@ rule scenes:
         results("tables/paper/scenes_{split}.md", split=SCORED_SPLITS),
 
 
-# Rendered frames that no view was taken from, by the headline's fields and the methods
-# of table 1.
+# Rendered frames that no view was taken from, by `headline_views`, and a film.
 rule novel_views:
     input:
-        results("tables/views_{split}.{kind}", split=SCORED_SPLITS, kind=["md", "html"]),
+        VIEW_RESULTS,
 
 
 # A film through the first pictured scene by every method of table 1.

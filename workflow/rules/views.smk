@@ -17,7 +17,7 @@ rule train_views:
     priority: 10
     conda:
         "../../environment.yml"
-    threads: 16 if GPUS else 1
+    threads: network_threads
     resources:
         gpu=method.gpus,
         # Not a parameter: moving to a GPU is no reason to train again.
