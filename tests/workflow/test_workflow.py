@@ -543,13 +543,16 @@ def test_more_held_out_scenes_than_there_are_is_said_before_anything_runs(tree):
 @pytest.mark.parametrize(("gpus", "threads"), [(4, 8), (2, 16), (1, 16), (32, 1)])
 def test_as_many_jobs_run_as_there_are_gpus(tree, gpus, threads):
     """By sharing 32 cores; without, jobs of 16 threads each would keep GPUs idle."""
+    # Snakemake tells the threads of jobs that do not speak for themselves.
+    told = "Training the prior {wildcards.prior}{wildcards.fold}"
+    tree.edit("workflow/rules/priors.smk", f'    message:\n        "{told}"\n', "")
     wanted = "results/synthrooms/priors/mask2former/model.safetensors"
     done = tree.snakemake(
         "-n", wanted, "--cores", "32", "--resources", f"gpu={gpus}",
         "--config", "device=cuda",
     )  # fmt: skip
-    (training,) = re.findall(r"rule train_prior:.*?\n\n", done.stdout, re.DOTALL)
-    found = re.search(r"threads: (\d+)", training)
+    text = (done.stdout + done.stderr).split("rule train_prior:")[1]
+    found = re.search(r"^    threads: (\d+)", text.split("\n[")[0], re.MULTILINE)
     assert (int(found[1]) if found else 1) == threads
 
 
