@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from gnesf_core.data.publish import read_json, write_text
-from gnesf_core.evaluation import summary, tables
+from gnesf_core.evaluation import novel_view_summary, summary, tables
 from gnesf_core.evaluation.tables import Block
 from stages.cli import run
 from stages.published_tables import publish_tables
@@ -46,7 +46,7 @@ def main(
     measurements are there: what was not made again is counted by its last run. `front`
     is a part of the report's first page.
     """
-    said = [*_quoted(results / "fields", config["headline"], judged)]
+    said = [*_quoted(results, config, judged)]
     said += _about(config, scenes, bool(judged))
     write_text(front, tables.html_part(said))
     lines = sorted(_costs(results / "benchmarks"), key=lambda line: -line["wall_s"])
@@ -86,16 +86,19 @@ def main(
 
 
 def _quoted(
-    folder: Path, fields: Sequence[str], judged: Mapping[str, Sequence[str]]
+    results: Path, config: dict[str, Any], judged: Mapping[str, Sequence[str]]
 ) -> Iterator[Block]:
-    """Yield the table that one would quote of each split."""
+    """Yield the tables that one would quote of each split: of meshes, and of views."""
+    told = (
+        ("fields", config["headline"], summary.headline_block),
+        ("views", config["headline_views"], novel_view_summary.headline_block),
+    )
     for split, scenes in judged.items():
-        rows = [
-            read_json(folder / field / f"{scene}.json")
-            for field in fields
-            for scene in scenes
-        ]
-        yield summary.headline_block(rows, split)
+        for folder, names, block in told:
+            files = (results / folder / name for name in names)
+            rows = [read_json(f / f"{scene}.json") for f in files for scene in scenes]
+            if rows:
+                yield block(rows, split)
 
 
 def _about(

@@ -58,6 +58,27 @@ def per_frame(rows: Sequence[Scores]) -> list[dict[str, Any]]:
     return pooling.per_frame(rows, "field", _OF_FRAMES)
 
 
+def headline_block(rows: Sequence[Scores], split: str) -> Block:
+    """Return the numbers that one would quote, in few enough columns for a phone."""
+    lines, said = per_field(rows), protocol_of(rows)
+    return Block(
+        f"Novel views in 2D, {split} split (views: {said['views']}; colours: "
+        f"{said['image_quality']})",
+        f"{lines[0]['images']} frames of {lines[0]['scenes']} scenes. "
+        f"{said['views_words']}. mIoU three times: mean over each scene's images, then "
+        "over scenes; of each scene's added confusion; of all. mAcc of all. A pixel "
+        "without a rendered class is wrong. In percent; PSNR in dB.",
+        ["renderer", "mIoU per image", "per scene", "data set", "mAcc", "PSNR", "SSIM"],
+        [
+            [line["field"]]
+            + [percent(line[f"{pooled_by}_miou"]) for pooled_by in pooling.POOLINGS]
+            + [percent(line["data_set_mean_accuracy"])]
+            + _color_cells(line)[1:3]
+            for line in lines
+        ],
+    )
+
+
 def blocks(rows: Sequence[Scores], split: str) -> list[Block]:
     """Return the tables of fields, the one that a reader would quote first."""
     lines = per_field(rows)

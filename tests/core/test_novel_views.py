@@ -390,6 +390,31 @@ def test_colours_of_all_pixels_and_of_seen_ones_stand_apart(folder):
     assert (numbers["views"], numbers["image_quality"]) == ("held-out", "gnesf")
 
 
+def test_what_one_quotes_is_few_columns_of_the_same_scores_with_their_protocol(folder):
+    rows = [row(folder, "a", "s0"), row(folder, "a", "s1")]
+    rows[1]["frames"][0] |= {"miou": 0.5, "full_psnr_db": 20.0, "ssim": 0.25}
+    block = novel_view_summary.headline_block(rows, "val")
+    assert "views: held-out; colours: gnesf" in block.title
+    assert "2 frames of 2 scenes. Frames that are spread." in block.protocol
+    line = dict(zip(block.columns, block.rows[0], strict=True))
+    assert (line["mIoU per image"], line["data set"]) == ("75.0", "100.0")
+    assert len(block.columns) <= 7 and line["renderer"] == "a"
+
+
+def test_gaps_between_rays_that_saw_something_are_not_filled(folder):
+    """A quarter of a picture's pixels is known, no two of them side by side."""
+    with store.Frames(folder / "frames.h5") as frames:
+        width, height = frames.color_size
+        small = (width // 4, height // 4)
+        known = np.zeros(small[::-1], bool)
+        known[::2, ::2] = True
+        labels = np.full(small[::-1], CHAIR, np.uint8)
+        color = np.zeros((*small[::-1], 3), np.uint8)
+        found = classes_of(view_of(labels, color, known), frames)
+    np.testing.assert_array_equal(found == IGNORE, ~known.repeat(4, 0).repeat(4, 1))
+    assert set(np.unique(found)) == {CHAIR, IGNORE}
+
+
 def test_of_nothing_there_are_no_scores(folder):
     empty = row(folder, "a", "s0", np.zeros(tiny_room.COLOR_SIZE[::-1], bool))
     empty |= {"frames": [], "confusion": np.zeros((21, 21), int).tolist()}

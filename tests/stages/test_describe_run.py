@@ -19,6 +19,7 @@ CONFIG = {
     "dataset": "<script>",
     "device": "cpu",
     "headline": ["vote", "mean"],
+    "headline_views": [],
     "priors": {"maps": {"training": {"seed": 5}}, "folds": {"training": {"seed": 4}}},
     "geometries": {
         "depth": {},

@@ -200,6 +200,7 @@ rule describe_run:
         PRIOR_RESULTS,
         GEOMETRY_RESULTS,
         FIELD_RESULTS,
+        VIEW_RESULTS,
         results(
             "fields/{field}/{scene}.json",
             field=HEADLINE,
