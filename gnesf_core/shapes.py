@@ -20,6 +20,7 @@ if sys.modules.get("jaxtyping"):
         Float32,
         Float64,
         Int,
+        Int8,
         Int32,
         Int64,
         Integer,
@@ -36,7 +37,7 @@ else:
             return item[0]
 
     Bool = Float = Float32 = Float64 = Shaped = _Unchecked
-    Int = Int32 = Int64 = Integer = UInt8 = UInt16 = _Unchecked
+    Int = Int8 = Int32 = Int64 = Integer = UInt8 = UInt16 = _Unchecked
 
 
 class _TensorType(type):
@@ -65,6 +66,7 @@ __all__ = [
     "Float32",
     "Float64",
     "Int",
+    "Int8",
     "Int32",
     "Int64",
     "Integer",

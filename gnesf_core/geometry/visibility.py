@@ -9,8 +9,8 @@ any voxel is unobserved, and all space outside the grid, has no sign: behind a w
 truncated band ends in unobserved space, and that is not the other side. Released code
 counts such space as positive; `unobserved="free"` does so too.
 
-`occluded_truth` is the readable truth in Torch and runs on any device; `Occluders` is
-what others ask, as often as they like once it is built.
+`Occluders` is what others ask, as often as they like once it is built. It is exact;
+`occluded_truth`, a march that reads like the rule, comes the closer the finer it is.
 """
 
 import math
@@ -19,35 +19,36 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from gnesf_core.geometry import visibility_torch
 from gnesf_core.geometry.distance_field import DistanceField, sample_distance
-from gnesf_core.shapes import Bool, Float64, Int64
+from gnesf_core.shapes import Bool, Float64, Int8
 
 UNOBSERVED = ("skip", "free")
 # Distances up to this have no sign, in truncations: a hundredth of a millimetre at
 # 12 cm. Vertices of a surface lie on it to rounding, which must not decide that the
 # way to one on the far side has come out.
 NO_SIGN = 1e-4
-_STEPS_PER_VOXEL = 2
 _MOST_SAMPLES = 1 << 20  # at once
 
 
 class Occluders:
     """What may stand between cameras and points in a scene, ready to be asked.
 
-    On a CPU with numba answers are exact for the interpolated distances, and come from
-    `torch.get_num_threads()` threads on which they do not depend; elsewhere they are
-    those of a march in steps of half a voxel. The field must not change afterwards.
+    Answers are exact for the interpolated distances: on a CPU with numba by
+    `torch.get_num_threads()` threads, on which they do not depend, elsewhere by Torch.
+    The field must not change afterwards.
     """
 
     def __init__(self, field: DistanceField, unobserved: str = "skip") -> None:
         assert unobserved in UNOBSERVED
         self._field = field
-        self._unobserved = unobserved
-        self._is_exact = field.tsdf.device.type == "cpu" and bool(find_spec("numba"))
-        if self._is_exact:
+        self._compiled = field.tsdf.device.type == "cpu" and bool(find_spec("numba"))
+        if self._compiled:
             from gnesf_core.geometry import visibility_numba
 
             self._cells = visibility_numba.classify(field, unobserved)
+        else:
+            self._cells = visibility_torch.classify(field, unobserved, NO_SIGN)
 
     def occluded(
         self,
@@ -55,20 +56,14 @@ class Occluders:
         points_world: Float64[Tensor, "n 3"],
     ) -> Bool[Tensor, " n"]:
         """Tell which points a camera does not see from the origin beside each."""
-        if self._is_exact:
+        check(self._field, origins_world, points_world)
+        if self._compiled:
             from gnesf_core.geometry import visibility_numba
 
-            check(self._field, origins_world, points_world)
             return visibility_numba.occluded(
                 self._field, self._cells, origins_world, points_world
             )
-        return occluded_truth(
-            self._field,
-            origins_world,
-            points_world,
-            _STEPS_PER_VOXEL,
-            self._unobserved,
-        )
+        return visibility_torch.occluded(self._cells, origins_world, points_world)
 
 
 def occluded_truth(
@@ -96,7 +91,8 @@ def occluded_truth(
         share = torch.arange(most + 1, device=steps.device) / steps[some, None].double()
         way = (points_world - origins_world)[some, None]
         samples = origins_world[some, None] + share.clamp(max=1)[..., None] * way
-        occluded[some] = _comes_out(_signs(field, samples, unobserved))
+        signs = _signs(field, samples, unobserved)
+        occluded[some] = visibility_torch.comes_out(signs)
         start += len(some)
     return occluded
 
@@ -122,17 +118,9 @@ def _signs(
     field: DistanceField,
     points_world: Float64[Tensor, "ways samples 3"],
     unobserved: str,
-) -> Int64[Tensor, "ways samples"]:
+) -> Int8[Tensor, "ways samples"]:
     """Return 1, -1, or 0 for none."""
     distance, known = sample_distance(field, points_world)
-    sign = (distance > NO_SIGN).long() - (distance < -NO_SIGN).long()
+    sign = (distance > NO_SIGN).char() - (distance < -NO_SIGN).char()
     # Where nothing is known the distance is 1.
     return sign if unobserved == "free" else torch.where(known, sign, 0)
-
-
-def _comes_out(sign: Int64[Tensor, "ways samples"]) -> Bool[Tensor, " ways"]:
-    """Tell in which rows there is a 1, later a -1, and later a 1 again."""
-    is_plus = sign > 0
-    was_outside = is_plus.cumsum(1) > 0
-    was_inside = ((sign < 0) & was_outside).cumsum(1) > 0
-    return (is_plus & was_inside).any(1)

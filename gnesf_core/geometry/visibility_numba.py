@@ -1,9 +1,8 @@
-"""The exact twin of `visibility.occluded_truth` for CPUs.
+"""The twin of `visibility_torch` for CPUs.
 
 The way from a camera to a point is walked cell by cell. In most cells all distances
-have one sign or none. In the others the distance along the way is a cubic polynomial:
-between its ends and its extrema it is monotone, so their signs are all there are, and
-no root is looked for.
+have one sign or none. In the others it is the ends and extrema of a cubic polynomial
+that count, as there.
 
 What matters next is either a + or a -, depending on what was met before. For both,
 every cell knows how far the nearest cell is that may have it, so the walk leaps over
@@ -74,7 +73,7 @@ def occluded(
     points_world: Float64[Tensor, "n 3"],
     threads: int | None = None,
 ) -> Bool[Tensor, " n"]:
-    """Return what `visibility.occluded_truth` does if its steps are short enough."""
+    """Return what `visibility_torch.occluded` does."""
     ends = [
         voxel_coordinates(field, where).contiguous().numpy()
         for where in (origins_world, points_world)
