@@ -576,6 +576,19 @@ def test_what_cannot_render_new_scenes_is_no_headline_of_views(tree, name):
     assert "config: headline_views: expected" in done.stdout + done.stderr
 
 
+def test_code_that_lies_among_data_is_never_run(tree, tmp_path):
+    data = tmp_path / "data"
+    (data / "stages").mkdir(parents=True)
+    for name in ("stages/__init__.py", "stages/synthesize_lists.py", "numpy.py"):
+        (data / name).write_text("raise SystemExit('somebody else's code')")
+    wanted = "resources/synthrooms/scannetv2_val.txt"
+    config = tree.root / "tests/tiny/config.yaml"
+    tree.snakemake(
+        "--cores", "1", "--directory", data, wanted, "--configfile", config
+    )  # fmt: skip
+    assert (data / wanted).read_text().startswith("scene")
+
+
 def test_two_runs_at_once_do_not_spoil_each_other(tree):
     command = [sys.executable, "-m", "snakemake", "--cores", "1",
                "resources/synthrooms/scannetv2_val.txt", *TINY]  # fmt: skip

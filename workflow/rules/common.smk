@@ -152,10 +152,12 @@ PAGE_TEMPLATE = hashlib.sha256(
     (ROOT / "gnesf_core/viz/scene_page.html").read_bytes()
 ).hexdigest()[:16]
 
-# Stages find their packages from any --directory, and parallel jobs do not crowd the
-# cores: each gets the threads that its rule asked for.
+# Stages find their packages from any --directory, and none there: what lies among data is
+# never run. Parallel jobs do not crowd the cores: each gets the threads that its rule
+# asked for.
 shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(ROOT))} PYTHONNOUSERSITE=1; "
+    f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(ROOT))} PYTHONNOUSERSITE=1"
+    " PYTHONSAFEPATH=1; "
 )
 
 
