@@ -6,6 +6,7 @@
 #   snakemake --cores frames     one chapter only: frames targets priors geometry meshes evaluation ...
 #   snakemake --report report.html
 import subprocess
+import sys
 from pathlib import Path
 
 from snakemake.utils import min_version
@@ -17,6 +18,17 @@ configfile: Path(workflow.current_basedir) / "config" / "config.yaml"
 
 
 report: "workflow/report/workflow.rst"
+
+
+# Snakemake takes no notice of a profile that is not there.
+for option, name in zip(sys.argv, sys.argv[1:]):
+    places = [Path(name), Path(workflow.basedir) / name]
+    if option == "--workflow-profile" and name != "none":
+        if not any(place.is_dir() for place in places):
+            raise WorkflowError(
+                f"command line: --workflow-profile: expected a folder, found no {name}; "
+                "remedy: name one of profiles/"
+            )
 
 
 include: "workflow/rules/common.smk"

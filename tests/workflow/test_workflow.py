@@ -686,5 +686,17 @@ def test_a_cluster_profile_without_a_cluster_says_so_at_once(tree):
     assert "expected a Slurm that answers here" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(("--workflow-profile", "profiles/slrum"), "expected a folder, found no profiles"),
+     (("results/synthrooms/views/nope/scene0032_00.json",), "found 'nope'"),
+     (("results/synthrooms/fields/nope/scene0032_00.ply",), "found 'nope'")],
+)  # fmt: skip
+def test_names_of_nothing_are_told(tree, words, told):
+    done = tree.snakemake("-n", *words, check=False)
+    assert done.returncode != 0
+    assert told in done.stdout + done.stderr
+
+
 def test_the_catalog_finds_the_workflow_in_its_folder(finished):
     assert finished.planned("--snakefile", "workflow/Snakefile", *TINY) == {}

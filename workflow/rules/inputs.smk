@@ -232,6 +232,19 @@ def view_inputs(wildcards):
     }
 
 
+def rendered_views(wildcards):
+    """Name the views that are scored; nothing else renders."""
+    known = [*RENDERING_FIELDS, *METHODS]
+    if wildcards.renderer not in known:
+        raise WorkflowError(
+            f"config: the file asked for: expected one of {known}, found "
+            f"{wildcards.renderer!r}; remedy: describe it under `methods` or `fields`"
+        )
+    return (
+        f"results/{wildcards.dataset}/views/{wildcards.renderer}/{wildcards.scene}.h5"
+    )
+
+
 def view_options(wildcards, input):
     """Turn what only some methods have into options of a stage."""
     recipe = method(wildcards)

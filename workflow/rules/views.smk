@@ -173,7 +173,7 @@ rule evaluate_views:
     input:
         lpips=LPIPS_FILES,
         frames="results/{dataset}/frames/{scene}.h5",
-        views="results/{dataset}/views/{renderer}/{scene}.h5",
+        views=rendered_views,
     output:
         scores="results/{dataset}/views/{renderer}/{scene}.json",
         picture=report(
