@@ -16,9 +16,10 @@ from gnesf_core.data.store import Frames
 from gnesf_core.errors import BadInput
 from gnesf_core.evaluation import prior, semantics
 from gnesf_core.evaluation.image_quality import Distance, image_scores
+from gnesf_core.geometry.camera import nearest_pixels
 from gnesf_core.labels import IGNORE
 from gnesf_core.nets.pictures import frame_picture
-from gnesf_core.shapes import Int64, UInt8
+from gnesf_core.shapes import UInt8
 
 _ROUNDING = 1 / 12  # mean square by which whole numbers miss what they stand for
 
@@ -65,7 +66,7 @@ def classes_of(view: View, frames: Frames) -> UInt8[np.ndarray, "h w"]:
     Interpolated maps would cover gaps: a pixel in one that is not known has no class.
     """
     labels, _ = prior.decide(view.probabilities, frames.color_size)
-    rows, columns = _nearest(view.known.shape[::-1], frames.color_size)
+    rows, columns = nearest_pixels(view.known.shape[::-1], frames.color_size)
     return np.where(view.known[rows[:, None], columns], labels, IGNORE)
 
 
@@ -88,22 +89,11 @@ def _image_scores(
     truth = frame_picture(frames, position, (width, height)).permute(1, 2, 0).numpy()
     known = None
     if frames.has_depth:
-        rows, columns = _nearest(frames.depth_size, (width, height))
+        rows, columns = nearest_pixels(frames.depth_size, (width, height))
         known = frames.depth_m(position)[rows[:, None], columns] > 0
     color = view.color.astype(np.float32) / 255
     scores = image_scores(quality, color, truth, known, lpips)
     return {"full_psnr_db": scores.pop("psnr_db")} | scores
-
-
-def _nearest(
-    from_size: tuple[int, int], to_size: tuple[int, int]
-) -> tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " columns"]]:
-    """Return the rows and columns of the pixels that another size's pixels lie in."""
-    columns, rows = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
-        for old, new in zip(from_size, to_size, strict=True)
-    )
-    return rows, columns
 
 
 def psnr_db(

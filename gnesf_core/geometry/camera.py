@@ -13,7 +13,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gnesf_core.shapes import AnyTensor, Bool, Float, Float64, Shaped, array_library
+from gnesf_core.shapes import (
+    AnyTensor,
+    Bool,
+    Float,
+    Float64,
+    Int64,
+    Shaped,
+    array_library,
+)
 
 Vector = np.ndarray | Sequence[float | int]
 
@@ -176,6 +184,17 @@ def scale_intrinsics(
         scaled[axis, axis] *= scale
         scaled[axis, 2] = (scaled[axis, 2] + 0.5) * scale - 0.5
     return scaled
+
+
+def nearest_pixels(
+    from_size: tuple[int, int], to_size: tuple[int, int]
+) -> tuple[Int64[np.ndarray, " rows"], Int64[np.ndarray, " columns"]]:
+    """Return the rows and columns of the pixels that another size's pixels lie in."""
+    columns, rows = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+        for old, new in zip(from_size, to_size, strict=True)
+    )
+    return rows, columns
 
 
 def pixel_from_world(

@@ -128,10 +128,7 @@ def _labels(
     """Return the classes nearest to a picture's pixels."""
     if not frames.has_labels:
         raise _lacking(frames, "labels")
-    columns, rows = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
-        for new, old in zip(size, frames.color_size, strict=True)
-    )
+    rows, columns = camera.nearest_pixels(frames.color_size, size)
     return frames.labels(position)[rows[:, None], columns]
 
 
