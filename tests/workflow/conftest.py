@@ -62,14 +62,19 @@ def copy_tree(target):
     return Tree(target)
 
 
-def make_up_scannet(root, train=1):
-    """Lay out what ScanNet's download has, and weights to start from, all empty."""
+def make_up_scannet(root, train=1, others=()):
+    """Lay out what ScanNet's download has, and weights to start from, all empty.
+
+    `others` are scans that stand on none of its lists.
+    """
     raw = root / "resources/scannet"
     names = [f"scene{number:04d}_00" for number in range(train + 2)]
     splits = {"train": names[:train], "val": names[train:-1], "test": names[-1:]}
+    raw.mkdir(parents=True, exist_ok=True)
     for split, scenes in splits.items():
-        raw.mkdir(parents=True, exist_ok=True)
         (raw / f"scannetv2_{split}.txt").write_text("\n".join(scenes))
+    splits["others"] = [name for name in others if name not in names[:-1]]
+    for split, scenes in splits.items():
         folder = raw / ("scans_test" if split == "test" else "scans")
         for scene in scenes:
             (folder / scene).mkdir(parents=True)

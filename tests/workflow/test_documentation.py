@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gnesf_core.evaluation.view_splits import RELEASED_SCENES
 from tests import posed_rooms
 from tests.workflow.conftest import ROOT, copy_tree, make_up_scannet
 
@@ -172,7 +173,8 @@ def tree(tmp_path_factory):
     for name in ("Makefile", "requirements.txt", "constraints.txt"):
         shutil.copy(ROOT / name, root)
     shutil.copytree(ROOT / "envs", root / "envs")
-    make_up_scannet(root, train=24)
+    lists = RELEASED_SCENES["sray", "scannet"]
+    make_up_scannet(root, train=24, others=[*lists.train, *lists.test])
     for folder in ("captures/attic", "rooms/den"):
         posed_rooms.write_nerfstudio(
             root / "resources" / folder, posed_rooms.camera_path(1)
@@ -298,7 +300,11 @@ def test_tensorboard_accepts_the_options(command):
 
 
 # What each kind is laid over; Replica's is tried in tests/workflow/test_workflow.py.
-LAID_OVER = {"": (), "captures": ("config/captures.yaml",)}
+LAID_OVER = {
+    "": (),
+    "captures": ("config/captures.yaml",),
+    "scannet": ("config/scannet.yaml",),
+}
 
 
 def test_no_settings_are_shown_that_nobody_tries():
