@@ -5,6 +5,7 @@
 #   snakemake --cores            bring the tables, meshes and pictures up to date
 #   snakemake --cores frames     one chapter only: frames targets priors geometry meshes evaluation ...
 #   snakemake --report report.html
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,13 @@ report: "workflow/report/workflow.rst"
 
 
 # Snakemake takes no notice of a profile that is not there.
-for option, name in zip(sys.argv, sys.argv[1:]):
-    places = [Path(name), Path(workflow.basedir) / name]
-    if option == "--workflow-profile" and name != "none":
-        if not any(place.is_dir() for place in places):
+for word in sys.argv:
+    name = word.removeprefix("--workflow-profile=")
+    if name.startswith("profiles/"):
+        started_in = os.environ.get("PWD", ".")
+        if not any(
+            (Path(place, name)).exists() for place in (workflow.basedir, started_in)
+        ):
             raise WorkflowError(
                 f"command line: --workflow-profile: expected a folder, found no {name}; "
                 "remedy: name one of profiles/"

@@ -285,7 +285,7 @@ class IbrnetConfig:
     encoder_blocks: list[int]  # residual blocks of each stage
     encoder_widths: list[int]  # channels of each stage
     features: int  # channels of a pass's picture features
-    mask: str  # whom attention leaves out: keys (who is asked), or queries (who asks)
+    mask: str  # keys: who sees nothing is left out; queries: heard, as in released code
     semantic_loss: str  # cross-entropy, or one-minus-probability (of those that vote)
     near_m: float
     far_m: float

@@ -39,10 +39,10 @@ def run(main: Callable[..., None]) -> None:
     start_log()
     name = Path(sys.argv[0]).stem
     log.info("%s: %s", name, _limit_threads())
-    started = time.monotonic()
     try:
         if arguments.get("device") == "cuda" and "WORLD_SIZE" not in os.environ:
             gpus.lease(1)  # now: nothing has touched CUDA yet
+        started = time.monotonic()
         main(**_convert(main, arguments))
     except (BadInput, Diverged) as error:
         log.error("%s", error)

@@ -39,18 +39,15 @@ def evenly_spread(scenes: Sequence[str], most: int) -> list[str]:
 
 
 def _published(name: str) -> dict[str, list[str]]:
-    """Return ScanNet's scenes as a system's authors list them, or without leaks.
+    """Return ScanNet's scenes as a system's authors list them.
 
     What they test is judged, as ScanNet's own validation scenes are: all of them have
-    labels. Scenes that only chose their checkpoints have no part here, where training
-    holds some of its own out.
+    labels. Scenes that chose their checkpoints, some of which they test, have no part
+    here, where training holds some of its own out: so nothing leaks.
     """
     from gnesf_core.evaluation import view_splits
 
-    system, form = name.split("-")
-    lists = view_splits.RELEASED_SCENES[system, "scannet"]
-    if form == "clean":
-        lists = view_splits.without_leaks(lists)
+    lists = view_splits.without_leaks(view_splits.RELEASED_SCENES[name, "scannet"])
     return {"train": list(lists.train), "val": list(lists.test), "test": []}
 
 

@@ -2,7 +2,7 @@
 
 Systems for semantic view synthesis each have their own rule. `-released` is what the
 authors' code does, leaks included. `-clean` keeps its kind of views and of choice, but
-no source lies within `CLEAN_GAP` frames of any target, whatever is learned from a scene
+no source lies within `CLEAN_GAP` frames of any target, what methods learn from a scene
 stays as far away, and no scene that is judged was trained on.
 
 The frames of a scene are all those with a pose, by their numbers in the capture, which

@@ -59,11 +59,11 @@ class Scene(NamedTuple):
 
     field: DistanceField
     encoding: Encoding
-    occluders: Occluders | None = None  # of the field, where it is on a CPU
+    occluders: Occluders | None = None  # of the field, on the device that it was on
 
     def to_be_asked_often(self, settings: GnesfConfig) -> "Scene":
         """Return the scene with its occluders, if they matter and take time to make."""
-        if settings.visibility != "sdf" or self.field.tsdf.device.type != "cpu":
+        if settings.visibility != "sdf":
             return self
         return self._replace(occluders=Occluders(self.field, settings.unobserved))
 
@@ -172,8 +172,10 @@ class GnesfNetwork(nn.Module):
         s, (scene, sources, _) = self.settings, evidence
         pairs = pairs_in_view(sources, points_world, s.far_m)
         origins, targets = sources.centres_world[pairs.view], points_world[pairs.point]
-        on_cpu = points_world.device.type == "cpu"
-        rules = s.visibility, s.unobserved, scene.occluders if on_cpu else None
+        occluders = scene.occluders
+        if occluders is not None and occluders.device != points_world.device:
+            occluders = None  # the field was moved away from them
+        rules = s.visibility, s.unobserved, occluders
         return pairs.only(~hidden(scene.field, origins, targets, *rules))
 
     def label(

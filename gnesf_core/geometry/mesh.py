@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gnesf_core.geometry.grid import Grid
+from gnesf_core.geometry.grid import Grid, corners_all
 from gnesf_core.shapes import Bool, Float, Float32, Float64, Int32, Integer, Shaped
 
 # A mean this close to 1 comes from free space alone.
@@ -54,9 +54,9 @@ def _surface_cells(
     fast; with one of 1.5 voxels, none at less than about 48. (At 1 voxel every surface
     would: settings ask for more.)
     """
-    observed = _corners_all(weight > 0)
+    observed = corners_all(weight > 0)
     positive = tsdf >= 0
-    crossed = ~_corners_all(positive) & ~_corners_all(~positive)
+    crossed = ~corners_all(positive) & ~corners_all(~positive)
     return observed & crossed & ~_has_jump(tsdf)
 
 
@@ -79,13 +79,6 @@ def _shorten(
 ) -> Bool[np.ndarray, "_ _ _"]:
     """Drop the last layer along an axis, or with `start` 1 the first."""
     return values.take(range(start, values.shape[axis] - 1 + start), axis)
-
-
-def _corners_all(condition: Bool[np.ndarray, "x y z"]) -> Bool[np.ndarray, "i j k"]:
-    """Tell for which cells `condition` holds at all 8 corners."""
-    for axis in range(3):
-        condition = _shorten(condition, axis, 0) & _shorten(condition, axis, 1)
-    return condition
 
 
 def _bounding_box(cells: Bool[np.ndarray, "i j k"]) -> tuple[slice, slice, slice]:

@@ -42,6 +42,7 @@ class Occluders:
     def __init__(self, field: DistanceField, unobserved: str = "skip") -> None:
         assert unobserved in UNOBSERVED
         self._field = field
+        self.device = field.tsdf.device
         self._compiled = field.tsdf.device.type == "cpu" and bool(find_spec("numba"))
         if self._compiled:
             from gnesf_core.geometry import visibility_numba

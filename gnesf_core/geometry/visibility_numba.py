@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from gnesf_core.geometry.distance_field import DistanceField, voxel_coordinates
+from gnesf_core.geometry.grid import corners_all
 from gnesf_core.geometry.visibility import NO_SIGN
 from gnesf_core.ops.compiled import compiled, inlined
 from gnesf_core.ops.threads import on_threads
@@ -56,9 +57,9 @@ class Cells(NamedTuple):
 def classify(field: DistanceField, unobserved: str) -> Cells:
     """Return the cells of a field: once for many ways."""
     tsdf = np.ascontiguousarray(field.tsdf.numpy())
-    known = _corners_all(field.observed.numpy())
-    plus, minus = _corners_all(tsdf > NO_SIGN), _corners_all(tsdf < -NO_SIGN)
-    blank = _corners_all(abs(tsdf) <= NO_SIGN)
+    known = corners_all(field.observed.numpy())
+    plus, minus = corners_all(tsdf > NO_SIGN), corners_all(tsdf < -NO_SIGN)
+    blank = corners_all(abs(tsdf) <= NO_SIGN)
     mixed = known & ~(plus | minus | blank)
     is_free = unobserved == "free"
     plus = (plus & known) | mixed | (~known & is_free)
@@ -83,13 +84,6 @@ def occluded(
     given = cells, *ends, found
     on_threads(lambda lane: _walk_all(*given, lane, threads), threads, threads)
     return torch.from_numpy(found)
-
-
-def _corners_all(condition: Bool[np.ndarray, "x y z"]) -> Bool[np.ndarray, "i j k"]:
-    """Tell for which cells `condition` holds at all 8 corners."""
-    condition = condition[1:] & condition[:-1]
-    condition = condition[:, 1:] & condition[:, :-1]
-    return condition[:, :, 1:] & condition[:, :, :-1]
 
 
 def _cells_to(marked: Bool[np.ndarray, "i j k"]) -> UInt8[np.ndarray, "i j k"]:

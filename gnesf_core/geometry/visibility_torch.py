@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gnesf_core.geometry.distance_field import DistanceField, voxel_coordinates
+from gnesf_core.geometry.grid import corners_all
 from gnesf_core.shapes import Bool, Float64, Int8, Int64
 
 _MOST_PARTS = {"cpu": 1 << 18, "cuda": 1 << 23}  # at once
@@ -32,10 +33,10 @@ class Cells(NamedTuple):
 def classify(field: DistanceField, unobserved: str, no_sign: float) -> Cells:
     """Return the cells of a field: once for many ways."""
     beyond = 1 if unobserved == "free" else 0
-    known = _corners_all(field.observed)
-    plus = _corners_all(field.tsdf > no_sign)
-    minus = _corners_all(field.tsdf < -no_sign)
-    blank = _corners_all(field.tsdf.abs() <= no_sign)
+    known = corners_all(field.observed)
+    plus = corners_all(field.tsdf > no_sign)
+    minus = corners_all(field.tsdf < -no_sign)
+    blank = corners_all(field.tsdf.abs() <= no_sign)
     sign = torch.full(known.shape, _MIXED, dtype=torch.int8, device=known.device)
     for which, value in ((plus, 1), (minus, -1), (blank, 0), (~known, beyond)):
         sign = sign.masked_fill(which, value)
@@ -116,13 +117,6 @@ def _cuts(
         share = (face - start[:, None]) / torch.where(still, torch.inf, way[:, None])
         cuts.append(torch.where(still, 1.0, share.clamp(0, 1)))
     return torch.cat(cuts, 1).sort(1).values
-
-
-def _corners_all(condition: Bool[Tensor, "x y z"]) -> Bool[Tensor, "i j k"]:
-    """Tell for which cells `condition` holds at all 8 corners."""
-    condition = condition[1:] & condition[:-1]
-    condition = condition[:, 1:] & condition[:, :-1]
-    return condition[:, :, 1:] & condition[:, :, :-1]
 
 
 def _corners(

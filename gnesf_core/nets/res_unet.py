@@ -4,8 +4,8 @@ Modules have the names and shapes of the released code, so that weights of it fi
 
 Strided convolutions put column c of their map above column `STRIDE` c of the picture.
 The released code grows coarser maps, and samples the finest, as if corner pixels were
-above each other: at the far edges of small pictures it is several pixels off. Whoever
-does not need its very features takes `exact` ones.
+above each other: at the far edges of small pictures it is several pixels off. `exact`
+maps are not; IBRNet, whose weights are to fit, keeps to the released ones.
 """
 
 from collections.abc import Sequence

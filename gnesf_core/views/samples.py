@@ -1,6 +1,6 @@
 """Rays of labelled frames, with the source views that they are rendered from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -130,13 +130,19 @@ class ViewSamples(FrameSamples):
         camera = camera_of(frames.color_intrinsics, pose, frames.color_size)
         return ViewSample(sources, camera, rays, truth)
 
+    def held_out(self) -> Iterator[ViewSample]:
+        """Yield what judges, without what is there to learn from alone."""
+        for sample in super().held_out():
+            yield sample._replace(sources=sample.sources._replace(labels=None))
+
     def has_truth(self, frames: Frames) -> bool:
         """Tell whether there are classes to learn; a prior has them of every scene."""
         return self._pseudo or super().has_truth(frames)
 
     def can_look(self, frames: Frames) -> bool:
         """Tell whether a frame has others to be rendered from, if they are needed."""
-        return not self._looks or super().can_look(frames)
+        kind = self._source_frames
+        return not self._looks or len(self._frames_of(frames, kind)) > 1
 
     def labels(self, scene: int, target: int) -> UInt8[np.ndarray, "h w"]:
         """Return the true classes, or those that a prior says."""

@@ -3,7 +3,10 @@
 import csv
 import re
 
+import numpy as np
+
 from gnesf_core.data.publish import write_json
+from gnesf_core.evaluation.semantics import scannet_scores
 from stages import describe_run
 from tests.scored_scenes import ROWS
 
@@ -44,7 +47,7 @@ CONFIG = {
 }  # fmt: skip
 
 
-def described(tmp_path, rows=()):
+def described(tmp_path, rows=(), views=()):
     results = tmp_path / "results"
     jobs = results / "benchmarks/extract_mesh/gnesf"
     jobs.mkdir(parents=True)
@@ -59,9 +62,12 @@ def described(tmp_path, rows=()):
     outputs = [tmp_path / name for name in names]
     for row in rows:
         write_json(results / "fields" / row["field"] / f"{row['scene']}.json", row)
+    for row in views:
+        write_json(results / "views" / row["field"] / f"{row['scene']}.json", row)
+    config = CONFIG | {"headline_views": list({row["field"] for row in views})}
     judged = {"val": sorted({row["scene"] for row in rows})} if rows else {}
     scenes = {"train": 3, "val": 4, "test": 0}
-    describe_run.main(results, CONFIG, scenes, judged, *outputs)
+    describe_run.main(results, config, scenes, judged, *outputs)
     return outputs
 
 
@@ -95,6 +101,24 @@ def test_the_first_page_has_the_table_one_would_quote_with_its_protocol(tmp_path
     miou = f"{100 * (true_walls + floors + beds) / 3:.1f}"
     assert ["vote", miou] == cells(front)[1][:2]
     assert cells(front)[1][-1] == "0.875"
+
+
+def test_the_first_page_quotes_novel_views_too(tmp_path):
+    scenes = sorted({row["scene"] for row in ROWS})
+    frame = {"miou": 0.25, "mean_accuracy": 0.5, "accuracy": 0.5, "pixels": 9,
+             "rays": 4, "rays_rendered": 4, "psnr_db": 20.0, "full_psnr_db": 20.0,
+             "ssim": 0.5, "lpips": None}  # fmt: skip
+    said = {"views": "held-out", "views_words": "Some", "image_quality": "gnesf"}
+    confusion = np.eye(21, dtype=int)
+    views = [
+        {"field": "seer", "scene": scene, "frames": [frame], "frames_without_truth": 0,
+         "confusion": confusion.tolist(), "protocol": said, "rays": 4,
+         "rays_rendered": 4, "semantics": scannet_scores(confusion)}
+        for scene in scenes
+    ]  # fmt: skip
+    *_, front = described(tmp_path, ROWS, views)
+    assert ["seer", "25.0", "100.0", "100.0", "100.0", "20.00", "0.500"] in cells(front)
+    assert "views: held-out; colours: gnesf" in front.read_text()
 
 
 def test_what_jobs_took_is_added_by_rule(tmp_path):

@@ -520,7 +520,7 @@ def own_method(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_new_method_is_a_new_file_and_nothing_else(rooms, tmp_path, own_method):
     how = {"recipe": '{"depth_m": 1.25}'}
-    training = replace(ONCE, steps=40, learning_rate=0.1)
+    training = replace(ONCE, steps=40, learning_rate=0.1, validate_steps=20)
     path = train(rooms, tmp_path, own_method, training, priors=None, **how)
     lines = lines_of(tmp_path / "metrics.jsonl")
     assert lines[-1]["classes"] < 0.5 * lines[0]["classes"]

@@ -134,14 +134,14 @@ DEVICE = config["device"]
 GPUS = 1 if DEVICE == "cuda" else 0
 
 
-def network_threads(wildcards):
-    """Give a job with a GPU its share of the cores: as many run as there are GPUs."""
-    if not GPUS:
+def network_threads(gpus):
+    """Give a job its GPUs' share of the cores: as many run as there are GPUs."""
+    if not gpus:
         return 1
     allowed = workflow.global_resources
     cores = allowed["_cores"].value if "_cores" in allowed else None
-    jobs = allowed["gpu"].value if "gpu" in allowed else 1
-    return max(1, min(16, (cores or 16) // max(1, jobs or 1)))
+    there = allowed["gpu"].value if "gpu" in allowed else gpus
+    return max(1, min(16 * gpus, (cores or 16) * gpus // max(gpus, there or 1)))
 
 
 SYNTHROOMS = config["datasets"]["synthrooms"]["root"]
@@ -416,7 +416,8 @@ class Recipes:
             elsewhere = re.match(r"results/([^/]+)/", path)
             remedy = "put it there, or correct the recipe"
             if elsewhere:
-                remedy = f"make it first, as `make demo` does for {elsewhere[1]}, or name others"
+                first = "make demo" if elsewhere[1] == "synthrooms" else "train there"
+                remedy = f"{first} first, or name others"
             raise WorkflowError(
                 f"config: {self.section}: {name}: weights: expected a file, found no "
                 f"{path}; remedy: {remedy}"

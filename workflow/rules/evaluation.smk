@@ -202,6 +202,11 @@ rule describe_run:
         FIELD_RESULTS,
         VIEW_RESULTS,
         results(
+            "views/{renderer}/{scene}.json",
+            renderer=HEADLINE_VIEWS,
+            scene=SHOWN if SCORED_SPLITS else [],
+        ),
+        results(
             "fields/{field}/{scene}.json",
             field=HEADLINE,
             scene=SHOWN if SCORED_SPLITS else [],

@@ -16,7 +16,7 @@ rule train_semantics:
     conda:
         "../../environment.yml"
     # On a CPU its many small operations gain nothing from more.
-    threads: network_threads
+    threads: lambda wildcards: network_threads(field.gpus(wildcards))
     resources:
         gpu=field.gpus,
         # Not a parameter: moving to a GPU is no reason to train again.

@@ -18,7 +18,7 @@ rule train_sdf:
     conda:
         "../../environment.yml"
     # On a CPU its many small operations gain nothing from more.
-    threads: network_threads
+    threads: lambda wildcards: network_threads(geometry.gpus(wildcards))
     resources:
         gpu=geometry.gpus,
         # Not a parameter: moving to a GPU is no reason to train again.

@@ -180,7 +180,9 @@ def field_training_inputs(wildcards):
     }
     features = config["geometries"][recipe["features"]]
     own = f"{where}/geometry/{recipe['features']}/model.safetensors"
-    return files | {"start": features.get("weights", own)}
+    if "weights" in features:
+        own = geometry.given(recipe["features"], features["weights"])
+    return files | {"start": own}
 
 
 def start_option(wildcards, input):
@@ -323,13 +325,16 @@ def table_rows(table, split):
     """Give each field or method its row in a table.
 
     A scene whose true labels were learned is not a novel one: its views are shown among
-    those of training scenes alone.
+    those of training scenes alone. A field that learns has learned from all kept frames
+    of those, the judged ones too, and is not shown there.
     """
-    return {
-        name: label
-        for name, label in config["tables"][table].items()
-        if split == "train" or not (name in METHODS and learns_true_labels(name))
-    }
+
+    def is_fair(name):
+        if split == "train":
+            return name in METHODS or not learns(config["fields"][name])
+        return not (name in METHODS and learns_true_labels(name))
+
+    return {n: label for n, label in config["tables"][table].items() if is_fair(n)}
 
 
 def learns_true_labels(name):

@@ -18,7 +18,7 @@ rule train_prior:
     conda:
         "../../environment.yml"
     # On a CPU a small network gains little from more, and others train beside it.
-    threads: network_threads
+    threads: lambda wildcards: network_threads(prior.gpus(wildcards))
     resources:
         gpu=prior.gpus,
         # Not a parameter: moving to a GPU is no reason to train again.
@@ -60,7 +60,7 @@ rule cache_prior:
     conda:
         "../../environment.yml"
     # Pictures are decoded ahead of a GPU by so many threads.
-    threads: lambda wildcards: network_threads(wildcards) if prior.weights(wildcards) else 1
+    threads: lambda wildcards: network_threads(GPUS if prior.weights(wildcards) else 0)
     resources:
         gpu=lambda wildcards, input: GPUS if input.weights else 0,
         device=lambda wildcards, input: DEVICE if input.weights else "cpu",

@@ -17,7 +17,7 @@ rule train_views:
     priority: 10
     conda:
         "../../environment.yml"
-    threads: network_threads
+    threads: lambda wildcards: network_threads(method.gpus(wildcards))
     resources:
         gpu=method.gpus,
         # Not a parameter: moving to a GPU is no reason to train again.
