@@ -489,11 +489,11 @@ def test_the_papers_tables_are_targets(tree):
 def test_tables_of_methods_are_targets_of_training_scenes_too(tree):
     jobs = tree.planned("table1", "supplement1", "supplement4", "flights")
     # Table 1 has both splits, of the supplement two have one each. Of its six rows one
-    # is a field, and one is fitted to true labels, which no novel scene has; the others
-    # add two rows.
+    # is a field, which has learned from all views of training scenes, and one is fitted
+    # to true labels, which no novel scene has; the others add two rows.
     assert jobs["print_paper_table"] == 4
-    assert jobs["evaluate_views"] == 4 * 6 + 4 * 5 + 2 * 4
-    assert jobs["render_field"] == 2 * 4
+    assert jobs["evaluate_views"] == 4 * 5 + 4 * 5 + 2 * 4
+    assert jobs["render_field"] == 4
     # On the split; to training scenes; to others by the prior's labels; for the film.
     assert jobs["train_views"] == 4 + 4 + 4 + 1
     assert jobs["film_views"] == 5 and "evaluate_scene" not in jobs
