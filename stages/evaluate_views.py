@@ -82,14 +82,19 @@ def _draw(
     """Draw pictures, classes and errors, one row per frame."""
     positions = list(rendered)
     positions = [positions[place] for place in spread(len(positions), ROWS)]
-    figure, cells = rows_of_pictures(len(positions), TITLES, kept.color_size)
+    rows = max(len(positions), 1)
+    figure, cells = rows_of_pictures(rows, TITLES, kept.color_size)
     shown = [
         _draw_frame(row, rendered[position], scores[position], kept, position)
-        for row, position in zip(cells, positions, strict=True)
+        for row, position in zip(cells, positions, strict=False)
     ]
     figure.suptitle(f"{kept.scene}, novel views by {field}", fontsize=12)
-    present = np.unique(np.concatenate(shown))
-    figure.legend(handles=class_legend(present), loc="outside lower center", ncols=7)
+    if shown:
+        present = np.unique(np.concatenate(shown))
+        legend = class_legend(present)
+        figure.legend(handles=legend, loc="outside lower center", ncols=7)
+    else:
+        note(cells[0, 0], "no frame of this scene is held out")
     write_figure(figure, out, DPI)
 
 

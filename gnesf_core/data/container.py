@@ -64,6 +64,8 @@ class ContainerWriter:
         The chunks are zlib streams, as HDF5's own deflate filter makes them, so that
         every HDF5 reader opens them; `put` and `Container.frame` are only faster.
         """
+        if count == 0:  # for which HDF5 has no chunks
+            return self.file.create_dataset(name, (0, *shape), dtype)
         return self.file.create_dataset(
             name,
             (count, *shape),

@@ -109,7 +109,12 @@ def measure(
     colours, by what is asked of them); each has "scene" and "field". All fields must
     have been scored on the same scenes, or they could not stand in one table.
     """
-    present = {kind: given for kind, given in scores.items() if given}
+    # Of some scenes no frame is held out: they have no views to be scored.
+    seen = {
+        kind: [row for row in given if kind == "3D" or row["frames"]]
+        for kind, given in scores.items()
+    }
+    present = {kind: given for kind, given in seen.items() if given}
     if not present or not rows:
         raise ValueError("no scores and no rows make no table")
     scenes = {kind: _common_scenes(given, rows) for kind, given in present.items()}

@@ -5,6 +5,7 @@ frames are rendered, from the nearest useful ones of the frames that a method's 
 names. The other protocols are those of published systems, by `view_splits`.
 """
 
+import logging
 from zlib import crc32
 
 import numpy as np
@@ -16,6 +17,8 @@ from gnesf_core.evaluation import view_splits
 from gnesf_core.rendering.choice import frames_of_kind, nearest_useful
 from gnesf_core.shapes import Float64, Int64
 from gnesf_core.spread import spread
+
+log = logging.getLogger(__name__)
 
 HELD_OUT = "held-out"
 HELD_OUT_WORDS = (
@@ -32,7 +35,7 @@ def words(protocol: str) -> str:
 
 
 def targets(frames: Frames, protocol: str, most: int) -> list[int]:
-    """Return the positions of the frames that are rendered.
+    """Return the positions of the frames that are rendered; a scene may have none.
 
     A published protocol says itself how many.
     """
@@ -41,12 +44,10 @@ def targets(frames: Frames, protocol: str, most: int) -> list[int]:
         return _kept(frames, numbers[view_splits.targets(protocol, numbers)])
     held_out = np.flatnonzero(frames.is_view & ~frames.is_key)
     if len(held_out) == 0:
-        raise BadInput(
-            frames.path,
-            "frames",
-            expected="views that are no key frames, to be rendered",
-            found=f"none among {len(frames)}",
-            remedy="set `view_stride` in `frames`, or leave the scene out of the split",
+        log.warning(
+            "%s: all views are key frames, and none is left to be rendered; a smaller "
+            "`view_stride` in `frames` keeps more",
+            frames.scene,
         )
     return held_out[spread(len(held_out), most)].tolist()
 

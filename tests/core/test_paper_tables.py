@@ -255,6 +255,13 @@ def test_pixels_of_all_images_are_pooled_and_own_numbers_stand_in_order():
     assert not any("3D" in heading for heading in beside.columns)
 
 
+def test_scenes_of_which_no_frame_is_held_out_do_not_count():
+    views = [row("f", "a", {(WALL, WALL): 10}, frames=1), row("f", "b", {}, frames=1)]
+    views[1]["frames"] = []
+    ours = measure({"f": "8"}, [], views)
+    assert ours.scenes == {"2D": 1}
+
+
 def test_colours_are_means_over_scenes_in_units_of_their_own():
     colors = [
         picture_row("f", "a", (20.0, 0.5, None), (22.0, 0.6, None)),

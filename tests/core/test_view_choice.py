@@ -94,6 +94,14 @@ def test_held_out_frames_are_never_learned_from(path, tmp_path, kind):
         assert judged and learned and not set(learned) & set(judged)
 
 
+def test_a_scene_whose_views_are_all_keys_has_nothing_to_render(tmp_path, caplog):
+    every = np.ones(6, bool)
+    path = room_files.write_frames(tmp_path / "frames.h5", every, every)
+    with store.Frames(path) as frames:
+        assert choice.targets(frames, HELD_OUT, 8) == []
+    assert "view_stride" in caplog.text
+
+
 def test_sources_of_a_pose_are_near_it(frames):
     pose = frames.world_from_camera[50].copy()
     one = replace(SOURCES, views=1)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import gnesf_core.views
-from gnesf_core.config import FlightConfig
+from gnesf_core.config import FlightConfig, ImageQualityConfig
 from gnesf_core.data import store
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.data.rendered import Views
@@ -24,8 +24,8 @@ from gnesf_core.errors import BadInput
 from gnesf_core.training.weights import load_into, read_weights, write_weights
 from gnesf_core.views.samples import ViewPaths, ViewSamples
 from gnesf_core.views.training import ViewTask
-from stages import film_views, render_views, train_views
-from tests import field_scenes, view_scenes
+from stages import evaluate_views, film_views, render_views, train_views
+from tests import field_scenes, room_files, view_scenes
 from tests.stages.test_train_sdf import ENVIRONMENT
 from tests.view_scenes import DATA, SETTINGS, TRAINING, VIEWS, method_of
 
@@ -447,6 +447,22 @@ def test_without_a_segmenter_nothing_is_rendered(
     with pytest.raises(BadInput, match=f"segmenter: expected .*, found {found};"):
         segmented(Toy(able), **changes)
     assert not list(tmp_path.glob("*.h5"))
+
+
+def test_a_scene_without_held_out_frames_is_rendered_and_scored_as_such(tmp_path):
+    keys = np.ones(4, bool)
+    frames = room_files.write_frames(tmp_path / "f.h5", keys, keys)
+    weights = tmp_path / "w.safetensors"
+    write_weights(weights, method_of("semantic_nerf").state_dict(), {})
+    scene, out = ViewPaths(frames, None), tmp_path / "v.h5"
+    views, *_ = render(scene, out, weights, "semantic_nerf", prior=None)
+    assert views == {}
+    how = {"out": tmp_path / "v.json", "picture": tmp_path / "v.jpg"}
+    quality = ImageQualityConfig("gnesf", "", "")
+    evaluate_views.main(frames, out, field="f", quality=quality, **how)
+    scores = json.loads(how["out"].read_text())
+    assert scores["frames"] == [] and scores["semantics"]["points"] == 0
+    assert how["picture"].stat().st_size > 0
 
 
 # A method of one's own.
