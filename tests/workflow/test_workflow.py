@@ -148,7 +148,10 @@ JUDGED = {"evaluate_prior", "summarize_priors"} | ALWAYS
 CACHED = MESHED | JUDGED | {"cache_prior", "plot_prior"}
 TRAINED = CACHED | VOTED | {"train_prior"}
 MEASURED = {"evaluate_geometry", "summarize_geometries", "plot_geometry"} | ALWAYS
-FUSED = VOTED | MEASURED | {"fuse_features"}  # fields see new volumes too
+VIEWED = {"evaluate_views", "summarize_views"} | ALWAYS
+RENDERED = {"render_field"} | VIEWED  # by fields
+FILMED = {"train_views", "plot_training", "render_views", "film_views"} | VIEWED
+FUSED = VOTED | RENDERED | MEASURED | {"fuse_features"}  # fields see new volumes too
 LEARNED = FUSED | {"train_sdf"}
 
 
@@ -156,25 +159,29 @@ LEARNED = FUSED | {"train_sdf"}
     ("name", "old", "new", "rules"),
     [
         ("gnesf_core/evaluation/semantics.py", "truth_valid = counts[:CLASSES]",
-         "truth_valid = +counts[:CLASSES]", SCORED | JUDGED | {"plot_prior"}),
+         "truth_valid = +counts[:CLASSES]",
+         SCORED | JUDGED | VIEWED | {"plot_prior"}),
         ("gnesf_core/geometry/tsdf.py", "MOST_VOXELS = 2**28", "MOST_VOXELS = 2**27",
          MESHED | LEARNED | {"fuse_targets"}),
         ("gnesf_core/data/keyframes.py", "taken: list[int] = []",
          "taken: list[int] = list()",
-         TRAINED | LEARNED | {"fuse_targets", "extract_frames"}),
+         TRAINED | LEARNED | FILMED | {"fuse_targets", "extract_frames"}),
         ("gnesf_core/viz/picture.py", "_MARGIN = 0.94", "_MARGIN = 0.93",
          {"plot_scene", "rank_scenes"} | ALWAYS),
         ("gnesf_core/evaluation/prior.py", "CONFIDENCE_BINS = 10",
          "CONFIDENCE_BINS = 11", JUDGED),
-        ("gnesf_core/training/loop.py", "** 0.9", "** 0.95", TRAINED | LEARNED),
+        ("gnesf_core/training/loop.py", "** 0.9", "** 0.95",
+         TRAINED | LEARNED | FILMED),
         ("gnesf_core/geometries/training.py", "_SATURATED = 0.999",
          "_SATURATED = 0.998", LEARNED),
         ("gnesf_core/priors/labels.py", "areas.ravel(), count)",
          "+areas.ravel(), count)", CACHED - SHOWN),
         ("gnesf_core/fields/fusion.py", "mean, UNSEEN_COLOR)", "+mean, UNSEEN_COLOR)",
          MESHED - SHOWN),
-        ("gnesf_core/fields/gnesf.py", "_CHUNK = 1 << 16", "_CHUNK = 1 << 15", VOTED),
-        ("gnesf_core/fields/training.py", "_LEAST = 1e-4", "_LEAST = 1e-5", VOTED),
+        ("gnesf_core/fields/gnesf.py", "_CHUNK = 1 << 16", "_CHUNK = 1 << 15",
+         VOTED | RENDERED),
+        ("gnesf_core/fields/training.py", "_LEAST = 1e-4", "_LEAST = 1e-5",
+         VOTED | RENDERED),
     ],
 )  # fmt: skip
 def test_an_edit_reruns_the_stages_that_use_it_and_what_follows(
