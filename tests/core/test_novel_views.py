@@ -232,12 +232,6 @@ def test_places_are_spread_evenly(count, most):
     assert abs((edges[1] - edges[0]) - (edges[-1] - edges[-2])) <= 1
 
 
-def test_a_scene_without_held_out_frames_is_refused(tmp_path):
-    path = room_files.write_frames(tmp_path / "f.h5", [True, True], [True, False])
-    with store.Frames(path) as frames, pytest.raises(BadInput, match="no key frames"):
-        targets(frames, HELD_OUT, 3)
-
-
 # What it scores.
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from gnesf_core.data.publish import verify, write_json
 from gnesf_core.errors import BadInput
+from gnesf_core.evaluation.semantics import scannet_scores
 from stages import cli, print_paper_table
 
 
@@ -17,8 +18,12 @@ def write_scores(path, field, scene, right, wrong, frames=None):
     confusion = np.zeros((21, 21), int)
     confusion[0, :2] = right, wrong
     scores = {"field": field, "scene": scene, "confusion": confusion.tolist()}
-    said = {"views_words": "Frames that are spread", "image_words": "PSNR of all."}
-    views = {"frames": frames, "protocol": said}
+    said = {
+        "views": "held-out", "views_words": "Frames that are spread",
+        "image_quality": "gnesf", "image_words": "PSNR of all.",
+    }  # fmt: skip
+    views = {"frames": frames, "protocol": said, "frames_without_truth": 0,
+             "semantics": scannet_scores(confusion)}  # fmt: skip
     write_json(path, scores | (views if frames else {}))
     return path
 
