@@ -505,7 +505,10 @@ def dense_ibrnet(method: Ibrnet, context: ibrnet.Context, rays: Rays) -> list[Re
             semantic = masked_votes(network.rgb_fc(x), mask, said)
         elif kind == "predicted":
             semantic = network.sem_fc(known)
-        usable = (mask.sum(2)[..., 0] > 1).sum(1) > method.settings.coarse_samples / 8
+        seen_by, least = mask.sum(2)[..., 0], method.settings.coarse_samples / 8
+        usable = (seen_by > 0).any(1)
+        if method.training:
+            usable = (seen_by > 1).sum(1) > least
         return dense_composite(density, blended, depth_m, semantic, usable)
 
     return dense_passes(method, rays, "inverse-depth", render)
@@ -556,9 +559,13 @@ def dense_attention(layer: SelfAttention, rows: Tensor, usable: Tensor) -> Tenso
         for own in (layer.w_qs, layer.w_ks, layer.w_vs)
     )
     scores = torch.matmul(query / 2, key.transpose(2, 3))
-    # Released code masks rows instead; it takes as long.
-    scores = scores.masked_fill(~usable[:, None, None], -1e9)
-    heard = torch.matmul(scores.softmax(-1), value) * usable.any(1)[:, None, None, None]
+    if layer.mask == "queries":
+        usable = usable[:, None, :, None]
+        heard = torch.matmul(scores.masked_fill(~usable, -1e9).softmax(-1), value)
+    else:
+        scores = scores.masked_fill(~usable[:, None, None], -1e9)
+        heard = torch.matmul(scores.softmax(-1), value)
+        heard = heard * usable.any(1)[:, None, None, None]
     heard = heard.transpose(1, 2).flatten(2)
     return layer.layer_norm(layer.fc(heard) + rows)
 

@@ -22,7 +22,7 @@ class SelfAttention(nn.Module):
         if mask not in ("keys", "queries"):
             raise ValueError(f"mask {mask} is neither keys nor queries")
         inner = heads * head_width
-        self._heads, self._mask = heads, mask
+        self._heads, self.mask = heads, mask
         self.w_qs = nn.Linear(width, inner, bias=False)
         self.w_ks = nn.Linear(width, inner, bias=False)
         self.w_vs = nn.Linear(width, inner, bias=False)
@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
             layer(rows).unflatten(2, (self._heads, -1)).transpose(1, 2)
             for layer in (self.w_qs, self.w_ks, self.w_vs)
         )
-        if self._mask == "queries":
+        if self.mask == "queries":
             query = query * usable[:, None, :, None]
             heard = scaled_dot_product_attention(query, key, value)
         else:
