@@ -26,9 +26,7 @@ for word in sys.argv:
     name = word.removeprefix("--workflow-profile=")
     if name.startswith("profiles/"):
         started_in = os.environ.get("PWD", ".")
-        if not any(
-            (Path(place, name)).exists() for place in (workflow.basedir, started_in)
-        ):
+        if not any(Path(own, name).exists() for own in (workflow.basedir, started_in)):
             raise WorkflowError(
                 f"command line: --workflow-profile: expected a folder, found no {name}; "
                 "remedy: name one of profiles/"

@@ -86,7 +86,7 @@ def _draw(
     figure, cells = rows_of_pictures(rows, TITLES, kept.color_size)
     shown = [
         _draw_frame(row, rendered[position], scores[position], kept, position)
-        for row, position in zip(cells, positions, strict=False)
+        for row, position in zip(cells[: len(positions)], positions, strict=True)
     ]
     figure.suptitle(f"{kept.scene}, novel views by {field}", fontsize=12)
     if shown:
