@@ -72,12 +72,7 @@ def main() -> None:
     maps = random_maps(network, arguments.views, size, device)
     evidence = Evidence(scene, sources, maps)
     with torch.no_grad():
-        s = network.settings
-        counts = s.coarse_samples, s.fine_samples
-        ends = s.near_m, s.far_m
-        samples = sample_rays(
-            scene.field, rays, ends, counts, s.render_truncation_m, jittered=False
-        )
+        samples = sample_rays(scene.field, rays, network.sampling, jittered=False)
     points = rays.at(samples.distance_m).flatten(0, 1)
     check(network, evidence, points)
     pairs = network.visible_pairs(evidence, points)
@@ -162,10 +157,11 @@ def settings(arguments: argparse.Namespace) -> GnesfConfig:
     return GnesfConfig(
         vote="learned", network="paper", payload="probabilities", informed=False,
         displacement="vector", feature_channels=[8, 16, 32], widths=[64, 32],
-        source_frames="keys", views=arguments.views, view_overlap=0.1,
+        source_frames="keys", voters="nearest", views=arguments.views, view_overlap=0.1,
         visibility="sdf", unobserved="skip", vote_at="samples", near_m=0.1, far_m=5.0,
-        coarse_samples=arguments.samples, fine_samples=arguments.samples,
-        render_truncation_m=0.05,
+        sampler="by-weight", coarse_samples=arguments.samples,
+        fine_samples=arguments.samples, render_truncation_m=0.05,
+        render_reach_m=0.05,
     )  # fmt: skip
 
 

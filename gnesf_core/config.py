@@ -171,6 +171,7 @@ class NeuconConfig:
     volume_z: int
     volume_bottom_m: float  # world z where volumes begin: up is known, not learned
     view_range_m: float  # volumes are centred on what the views see up to here
+    statistics: str  # of views in a voxel: mean-variance, or mean-depth (released code)
     fusion: str  # gru: fragments share a memory; none: their results are averaged
     occupancy_threshold: float  # voxels that are surely emptier are not refined
     positive_weight: float  # of occupied voxels, relative to all empty ones together
@@ -239,6 +240,7 @@ class GnesfConfig:
     feature_channels: list[int]  # of F, from each level of the pyramid, finest first
     widths: list[int]  # of the voting network's first layers
     source_frames: str  # views that vote: keys, views or kept frames (both)
+    voters: str  # nearest; or fragments: the key frames of each among themselves
     views: int  # at most so many of them vote on a point
     view_overlap: float  # share of a target's frustum that a useful view has in sight
     visibility: str  # sdf, ten-samples or none
@@ -246,9 +248,11 @@ class GnesfConfig:
     vote_at: str  # samples of rays, or voxels, between which they are interpolated
     near_m: float  # rays are sampled from here
     far_m: float  # to here, and views see no further
+    sampler: str  # by-weight, or error-bound: VolSDF's, as in the released code
     coarse_samples: int
     fine_samples: int
     render_truncation_m: float  # tr of Eq. 8
+    render_reach_m: float  # samples count up to so far behind the first surface
 
 
 @dataclass(frozen=True)
@@ -258,6 +262,7 @@ class RayDataConfig:
     scenes: int  # training scenes, evenly spread over their list; 0 = all
     held_out_scenes: int  # of these, scenes that only choose the best weights
     frames: str  # rays start in: keys, views or kept frames (both)
+    order: str  # of samples: random, or fragments: one by one, scene by scene
     rays: int  # of one frame of one scene, per sample
     exclude_target: bool  # whether the frame that rays start in does not vote itself
     semantic_loss: str  # cross-entropy, or one-minus-probability

@@ -31,20 +31,22 @@ VOXEL_M, TRUNCATION_M = 0.1, 0.3
 ENCODER = NeuconConfig(
     image_width=64, image_height=48, encoder_width=0.25, encoder_weights="", channels=3,
     voxel_size_m=0.16, truncation_m=0.24, volume_x=24, volume_y=24, volume_z=20,
-    volume_bottom_m=-0.32, view_range_m=3.0, fusion="gru", occupancy_threshold=0.5,
-    positive_weight=1.5, coarser_weight=0.8, sparse_engine="gather",
+    volume_bottom_m=-0.32, view_range_m=3.0, statistics="mean-variance",
+    fusion="gru", occupancy_threshold=0.5, positive_weight=1.5, coarser_weight=0.8,
+    sparse_engine="gather",
 )  # fmt: skip
 SETTINGS = GnesfConfig(
     vote="learned", network="paper", payload="probabilities", informed=False,
     displacement="vector", feature_channels=[2, 2, 4], widths=[8, 8],
-    source_frames="keys", views=4, view_overlap=0.1, visibility="none",
-    unobserved="skip", vote_at="samples", near_m=0.1, far_m=5.0, coarse_samples=24,
-    fine_samples=8, render_truncation_m=0.1,
+    source_frames="keys", voters="nearest", views=4, view_overlap=0.1,
+    visibility="none", unobserved="skip", vote_at="samples", near_m=0.1, far_m=5.0,
+    sampler="by-weight", coarse_samples=24, fine_samples=8, render_truncation_m=0.1,
+    render_reach_m=0.1,
 )  # fmt: skip
 DATA = RayDataConfig(
-    scenes=0, held_out_scenes=1, frames="kept", rays=64, exclude_target=True,
-    semantic_loss="cross-entropy", color_loss="squared", semantic_weight=1.0,
-    color_weight=0.5,
+    scenes=0, held_out_scenes=1, frames="kept", order="random", rays=64,
+    exclude_target=True, semantic_loss="cross-entropy", color_loss="squared",
+    semantic_weight=1.0, color_weight=0.5,
 )  # fmt: skip
 TRAINING = TrainingConfig(
     seed=1, steps=6, batch=2, learning_rate=5e-3, backbone_rate=1.0, weight_decay=0.01,
@@ -53,8 +55,20 @@ TRAINING = TrainingConfig(
 )  # fmt: skip
 
 
-def write_frames(path, scene, poses, pictures=None, labels=None, size=SIZE, keys=None):
-    """Write a frames file of any pictures; every other frame is a key frame."""
+def write_frames(
+    path,
+    scene,
+    poses,
+    pictures=None,
+    labels=None,
+    size=SIZE,
+    keys=None,
+    fragment_views=0,
+):
+    """Write a frames file of any pictures; every other frame is a key frame.
+
+    Key frames are grouped by `fragment_views`, what is left is none's; 0 groups none.
+    """
     count = len(poses)
     depth_size = (8, 6)
     info = ScanInfo(
@@ -65,7 +79,12 @@ def write_frames(path, scene, poses, pictures=None, labels=None, size=SIZE, keys
     is_key = np.arange(count) % 2 == 0 if keys is None else np.asarray(keys, bool)
     index = 3 * np.arange(count)  # raw numbers are not positions
     raw = np.repeat(np.stack(poses), 3, axis=0)
-    selection = store.Selection(index, is_key, ~is_key, np.full((1, 9), -1))
+    fragments = np.full((1, 9), -1)
+    if fragment_views:
+        positions = np.flatnonzero(is_key)
+        whole = len(positions) // fragment_views
+        fragments = positions[: whole * fragment_views].reshape(whole, -1)
+    selection = store.Selection(index, is_key, ~is_key, fragments)
     status = np.zeros(len(raw), np.uint8)
     made_by = provenance("test", {}, {"scan": scene})
     with store.write_frames(
@@ -130,12 +149,21 @@ def write_prior(path, frames_path, scores=None, logits=False, size=MAP_SIZE):
     return path
 
 
-def write_scene(folder, scene, frames=12, labelled=True, logits=False, volume=None):
+def write_scene(
+    folder,
+    scene,
+    frames=12,
+    labelled=True,
+    logits=False,
+    volume=None,
+    fragment_views=0,
+):
     """Write all files of the room under a name; return their paths."""
     poses = camera_path(frames)
     pictures, labels = filmed(poses)
     path = folder / f"{scene}.h5"
-    write_frames(path, scene, poses, pictures, labels if labelled else None)
+    shown = labels if labelled else None
+    write_frames(path, scene, poses, pictures, shown, fragment_views=fragment_views)
     prior = folder / f"{scene}.prior.h5"
     blank = np.full((20, *MAP_SIZE[::-1]), 0.05, np.float32)
     write_prior(prior, path, None if labelled else lambda _: blank, logits)

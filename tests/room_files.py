@@ -16,16 +16,18 @@ SHADE = {0: (200, 180, 160), 1: (120, 90, 60), 4: (30, 60, 200), IGNORE: (240,) 
 ENCODER = NeuconConfig(
     image_width=48, image_height=36, encoder_width=0.5, encoder_weights="",
     channels=4, voxel_size_m=0.1, truncation_m=0.3, volume_x=24, volume_y=24,
-    volume_z=16, volume_bottom_m=-0.5, view_range_m=3.0, fusion="gru",
+    volume_z=16, volume_bottom_m=-0.5, view_range_m=3.0, statistics="mean-variance",
+    fusion="gru",
     occupancy_threshold=0.5, positive_weight=1.5, coarser_weight=0.8,
     sparse_engine="gather",
 )  # fmt: skip
 FIELD = GnesfConfig(
     vote="mean", network="paper", payload="probabilities", informed=False,
     displacement="vector", feature_channels=[4, 4, 4], widths=[8, 8],
-    source_frames="keys", views=6, view_overlap=0.05, visibility="sdf",
-    unobserved="skip", vote_at="samples", near_m=0.1, far_m=6.0,
-    coarse_samples=128, fine_samples=48, render_truncation_m=0.01,
+    source_frames="keys", voters="nearest", views=6, view_overlap=0.05,
+    visibility="sdf", unobserved="skip", vote_at="samples", near_m=0.1, far_m=6.0,
+    sampler="by-weight", coarse_samples=128, fine_samples=48,
+    render_truncation_m=0.01, render_reach_m=0.01,
 )  # fmt: skip
 
 

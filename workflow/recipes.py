@@ -29,8 +29,9 @@ _LEARNING = {"training", "data", "folds", "trained_as", "training_prior",
 def resolve_all(config: dict[str, Any]) -> dict[tuple[str, str], str]:
     """Resolve every section of a config, without what an overlay has dropped by null.
 
-    With a recipe go the fields and methods that are made of it, and with these their
-    places in the headlines and in tables. Returns which recipe each one extended.
+    With a recipe go those that extend it, the fields and methods that are made of it,
+    and with these their places in the headlines and in tables. Returns which recipe
+    each one extended.
     """
     gone: dict[str, set[str]] = {}
     extended: dict[tuple[str, str], str] = {}
@@ -39,7 +40,7 @@ def resolve_all(config: dict[str, Any]) -> dict[tuple[str, str], str]:
         for name, recipe in recipes.items():
             if isinstance(recipe, Mapping) and "extends" in recipe:
                 extended[section, name] = recipe["extends"]
-        gone[section] = {name for name, recipe in recipes.items() if recipe is None}
+        gone[section] = _dropped(recipes)
         config[section] = resolve(section, recipes)
     for section, parts in _PARTS.items():
         own = config[section]
@@ -64,6 +65,15 @@ def resolve_all(config: dict[str, Any]) -> dict[tuple[str, str], str]:
     return extended
 
 
+def _dropped(recipes: Mapping[str, Any]) -> set[str]:
+    """Return the recipes that are null, and those that extend one that goes."""
+    gone = {name for name, recipe in recipes.items() if recipe is None}
+    others = {n: r for n, r in recipes.items() if isinstance(r, Mapping)}
+    while heirs := {n for n, r in others.items() if r.get("extends") in gone} - gone:
+        gone |= heirs
+    return gone
+
+
 def _lost_a_part(
     recipe: Any, parts: Mapping[str, str], gone: Mapping[str, set[str]]
 ) -> bool:
@@ -75,9 +85,11 @@ def _lost_a_part(
 def resolve(section: str, recipes: Mapping[str, Any]) -> dict[str, Any]:
     """Return recipes without `extends`: each is laid over the recipe it extends.
 
-    A recipe that is null is left out, so that an overlay can drop one.
+    A recipe that is null is left out, so that an overlay can drop one, and so are those
+    that extend it.
     """
-    there = {name: recipe for name, recipe in recipes.items() if recipe is not None}
+    gone = _dropped(recipes)
+    there = {name: own for name, own in recipes.items() if name not in gone}
     return {name: _resolved(section, there, name, ()) for name in there}
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gnesf_core.config import FramesConfig
+from gnesf_core.data.store import Frames
+from gnesf_core.errors import BadInput
 from gnesf_core.shapes import Bool, Float, Int64
 
 
@@ -79,3 +81,17 @@ def _fragments(keys: int, views: int) -> Int64[np.ndarray, "fragments views"]:
     if keys % views:
         starts = np.append(starts, keys - views)
     return starts[:, None] + np.arange(views, dtype=np.int64)
+
+
+def fragments_of(frames: Frames) -> list[list[int]]:
+    """Return the positions of each fragment's key frames, without padding."""
+    rows = frames.fragments
+    if rows.size and rows.max() >= len(frames):
+        raise BadInput(
+            frames.path,
+            "fragments",
+            expected=f"positions below {len(frames)}, the number of kept frames",
+            found=rows.max(),
+            remedy="delete the file and run snakemake again",
+        )
+    return [row[row >= 0].tolist() for row in rows if (row >= 0).any()]

@@ -10,17 +10,18 @@ import numpy as np
 import torch
 
 from gnesf_core.config import GnesfConfig, NeuconConfig
+from gnesf_core.data.keyframes import fragments_of
 from gnesf_core.data.publish import sha256_of
+from gnesf_core.data.store import Frames
 from gnesf_core.errors import BadInput
 from gnesf_core.fields.encoding import check_channels, encoding_of, no_encoding
 from gnesf_core.fields.interface import UNSEEN_COLOR, Field, PointLabels, SceneInputs
 from gnesf_core.fields.network import UNLEARNED, Evidence, GnesfNetwork, Labels, Scene
-from gnesf_core.fields.voting import vote_weights
 from gnesf_core.geometry.distance_field import distance_field
 from gnesf_core.labels import IGNORE
 from gnesf_core.rendering.choice import frames_of_kind
 from gnesf_core.rendering.sources import read_sources
-from gnesf_core.shapes import Float, Float32
+from gnesf_core.shapes import Float, Float32, Int64
 from gnesf_core.training.loop import moved
 from gnesf_core.training.weights import load_into, read_weights
 
@@ -119,7 +120,7 @@ class GnesfField:
     ) -> PointLabels:
         """Let the nearest views that see a point vote on it."""
         points = torch.from_numpy(points_world).double().to(self._device)
-        evidence, most = self._evidence(scene), self.network.settings.views
+        evidence, most = self._evidence(scene), self._most_views()
         parts = [
             self.network.label(evidence, chunk, most) for chunk in points.split(_CHUNK)
         ]
@@ -140,14 +141,13 @@ class GnesfField:
     ) -> list[list[ViewVote]]:
         """Return how views vote on each of a few points; see `explain`."""
         points = torch.from_numpy(points_world).double().to(self._device)
-        most = self.network.settings.views
-        votes = self.network.ask(self._evidence(scene), points, most)
-        scores = votes.scores if votes.predicted is None else votes.color_scores
-        weights, _ = vote_weights(scores, votes.pairs.point, len(points))
+        votes = self.network.ask(self._evidence(scene), points, self._most_views())
+        is_voted = votes.predicted is None
+        weights = votes.weights if is_voted else votes.color_weights
         said = votes.said
         if self.network.settings.payload == "logits":
             said = said.softmax(1)
-        frames = frames_of_kind(scene.frames, self.network.settings.source_frames)
+        positions, _ = self._voters(scene.frames)
         scale = np.divide(scene.frames.color_size, self.network.picture_size)
         uv = (votes.pairs.uv.cpu().numpy() + 0.5) * scale - 0.5
         told: list[list[ViewVote]] = [[] for _ in points]
@@ -159,24 +159,44 @@ class GnesfField:
             said.float().cpu().numpy(),
             strict=True,
         ):
-            told[point].append(ViewVote(int(frames[view]), tuple(at), weight, own))
+            told[point].append(ViewVote(positions[view], tuple(at), weight, own))
         return [sorted(own, key=lambda vote: -vote.weight) for own in told]
+
+    def _voters(
+        self, frames: Frames
+    ) -> tuple[list[int], Int64[torch.Tensor, " views"] | None]:
+        """Return the positions of all frames that vote, and who votes with whom."""
+        settings = self.network.settings
+        if settings.voters == "nearest":
+            return frames_of_kind(frames, settings.source_frames).tolist(), None
+        fragments = fragments_of(frames)
+        sizes = torch.tensor([len(own) for own in fragments], dtype=torch.int64)
+        group = torch.arange(len(fragments)).repeat_interleave(sizes)
+        return [view for own in fragments for view in own], group
+
+    def _most_views(self) -> int | None:
+        """Return how many of the nearest views vote on a point; None: a fragment's."""
+        settings = self.network.settings
+        return settings.views if settings.voters == "nearest" else None
 
     def _evidence(self, scene: SceneInputs) -> Evidence:
         """Return all that points are judged by, on the device."""
         settings = self.network.settings
-        positions = frames_of_kind(scene.frames, settings.source_frames).tolist()
+        positions, group = self._voters(scene.frames)
         if not positions:
+            kinds = settings.source_frames, settings.voters
             raise BadInput(
                 scene.frames.path,
                 "frames",
-                expected=f"source views (`source_frames: {settings.source_frames}`)",
+                expected="source views (`source_frames: {}`, `voters: {}`)".format(
+                    *kinds
+                ),
                 found="none",
                 remedy="choose other source frames in the field's recipe",
             )
         size, payload = self.network.picture_size, settings.payload
         sources = read_sources(scene.frames, scene.prior, positions, size, payload)
-        sources = moved(sources, self._device)
+        sources = moved(sources._replace(group=group), self._device)
         geometry = scene_for(self.network, scene, self._device)
         return self.network.look(geometry, sources)
 

@@ -17,14 +17,16 @@ from gnesf_core.config import GnesfConfig, NeuconConfig
 from gnesf_core.errors import BadInput
 from gnesf_core.fields.encoding import Encoding, sample_encoding
 from gnesf_core.fields.occlusion import hidden
-from gnesf_core.fields.rays import RaySamples, sample_rays
+from gnesf_core.fields.rays import RaySamples, Sampling, sample_rays
 from gnesf_core.fields.voting import (
     DirectSemantics,
     PaperVote,
     ReleasedVote,
     Sights,
-    blend,
+    added_up,
+    ballots_of,
     in_parts,
+    vote_weights,
 )
 from gnesf_core.geometry.distance_field import (
     DistanceField,
@@ -90,8 +92,8 @@ class Votes(NamedTuple):
     pairs: Pairs
     said: Float[Tensor, "pairs classes"]  # probabilities, or logits
     color: Float[Tensor, "pairs 3"]  # 0..1
-    scores: Float[Tensor, " pairs"]
-    color_scores: Float[Tensor, " pairs"]
+    weights: Float[Tensor, " pairs"]  # of what is said; sum to 1 over a point's pairs
+    color_weights: Float[Tensor, " pairs"]
     predicted: Float[Tensor, "n classes"] | None  # in place of what is voted
 
 
@@ -113,6 +115,15 @@ class GnesfNetwork(nn.Module):
         self.picture_size = encoder.image_width, encoder.image_height
         self.given_channels = encoder.channels  # of the encoding M
         self.learned_with: str | None = None  # digest of the weights that made M
+        self.sampling = Sampling(
+            settings.near_m,
+            settings.far_m,
+            settings.coarse_samples,
+            settings.fine_samples,
+            settings.render_truncation_m,
+            settings.render_reach_m,
+            settings.sampler,
+        )
         if settings.near_m >= settings.far_m:
             raise BadInput(
                 "recipe",
@@ -197,8 +208,10 @@ class GnesfNetwork(nn.Module):
     ) -> Labels:
         votes = self.ask(evidence, points_world, most_views)
         point, count = votes.pairs.point, len(points_world)
-        color, _ = blend(votes.color_scores, votes.color, point, count)
-        semantic, seen = blend(votes.scores, votes.said, point, count)
+        color = added_up(votes.color_weights, votes.color, point, count)
+        semantic = added_up(votes.weights, votes.said, point, count)
+        seen = torch.zeros(count, dtype=torch.bool, device=point.device)
+        seen = seen.index_fill(0, point, value=True)
         if votes.predicted is not None:
             semantic = votes.predicted * seen[:, None]
         elif self.settings.payload == "logits":
@@ -224,48 +237,54 @@ class GnesfNetwork(nn.Module):
             displacement = _displacement(sources, pairs, points_world)
             said, _ = said_by_prior(sources, pairs)
         color = said_in_color(sources, pairs)
+        group = None if sources.group is None else sources.group[pairs.view]
+        ballots = ballots_of(pairs.point, len(points_world), group)
+
+        def weights(scores: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
+            own, _ = vote_weights(scores, ballots.pair, len(ballots.point))
+            return own if group is None else own * ballots.share[ballots.pair]
+
         if s.vote in UNLEARNED:
-            equal = color.new_zeros(len(color))
+            equal = weights(color.new_zeros(len(color)))
             return Votes(pairs, said, color, equal, equal, None)
         is_direct = s.vote == "direct"
         voter = self.vote.vote if is_direct else self.vote
         fused = is_fused(voter, maps)
+        encoding = sample_encoding(scene.encoding, points_world)
         sights = Sights(
-            pairs.point,
+            ballots.pair,
             # Autocast would round means and sums over views.
             color[:, :0] if fused and not is_direct else _features(maps, pairs).float(),
             color,
             said.softmax(1) if s.payload == "logits" else said,
             displacement.float(),
             pairs.depth_m,
-            sample_encoding(scene.encoding, points_world),
-            min(len(sources.pictures), most_views or len(sources.pictures)),
+            encoding if group is None else encoding[ballots.point],
+            _most_in_a_ballot(sources, most_views),
         )
         if fused:
             from gnesf_core.fields.voting_numba import paper_scores
 
             own, encoding = voter.own(sights), sights.encoding
-            both = paper_scores(voter, maps, pairs, own, encoding)
+            own_pairs = pairs._replace(point=ballots.pair)
+            both = paper_scores(voter, maps, own_pairs, own, encoding)
         else:
             both = in_parts(voter, sights)
-        scores, color_scores = (values.float() for values in both)
+        semantic, of_color = (weights(values.float()) for values in both)
         predicted = self.vote(sights).float() if is_direct else None
-        return Votes(pairs, said, color, scores, color_scores, predicted)
+        if is_direct and group is not None:
+            shares = ballots.share, predicted, ballots.point
+            predicted = added_up(*shares, len(points_world))
+        return Votes(pairs, said, color, semantic, of_color, predicted)
 
     def render(self, evidence: Evidence, rays: Rays) -> Rendered:
         """Return what is seen along rays, Eq. 5.
 
         Views are asked only about the samples that count.
         """
-        s = self.settings
         with torch.no_grad():
             samples = sample_rays(
-                evidence.scene.field,
-                rays,
-                (s.near_m, s.far_m),
-                (s.coarse_samples, s.fine_samples),
-                s.render_truncation_m,
-                jittered=self.training,
+                evidence.scene.field, rays, self.sampling, jittered=self.training
             )
         counted = samples.weights > 0
         points = rays.at(samples.distance_m)[counted]
@@ -304,6 +323,15 @@ def _displacement(
     sources: Sources, pairs: Pairs, points_world: Float64[Tensor, "n 3"]
 ) -> Float64[Tensor, "pairs 3"]:
     return points_world[pairs.point] - sources.centres_world[pairs.view]
+
+
+def _most_in_a_ballot(sources: Sources, most_views: int | None) -> int:
+    """Return how many views may vote on a point together at most."""
+    if sources.group is None:
+        everyone = len(sources.pictures)
+    else:
+        everyone = int(sources.group.bincount().max())
+    return min(everyone, most_views or everyone)
 
 
 def _features(maps: Maps, pairs: Pairs) -> Float[Tensor, "pairs c"]:

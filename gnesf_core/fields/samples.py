@@ -12,6 +12,7 @@ from gnesf_core.config import (
     RayDataConfig,
     TrainingConfig,
 )
+from gnesf_core.data.keyframes import fragments_of
 from gnesf_core.data.store import Frames, PriorMaps, VolumeFile
 from gnesf_core.fields.encoding import check_channels, encoding_of
 from gnesf_core.fields.network import Scene
@@ -20,6 +21,7 @@ from gnesf_core.rendering.choice import nearest_useful
 from gnesf_core.rendering.frame_samples import FrameSamples, Truth
 from gnesf_core.rendering.rays import Rays, rays_through
 from gnesf_core.rendering.sources import Sources, read_sources
+from gnesf_core.shapes import Int64
 
 
 class ScenePaths(NamedTuple):
@@ -69,8 +71,41 @@ class FieldSamples(FrameSamples):
         self._channels = encoder.channels
         # A scene that goes to another process is not the same there the next time.
         self._shares_process = training.workers == 0
+        self._is_by_fragment = data.order == "fragments"
         frames = [own.frames for own in self._paths]
         super().__init__(frames, data, settings.source_frames, training.seed)
+        self._turns = self._in_turn() if self._is_by_fragment else []
+
+    def frames_to_learn_from(self, frames: Frames) -> Int64[np.ndarray, " n"]:
+        """Return the frames of a scene that rays may start in."""
+        targets = super().frames_to_learn_from(frames)
+        if self._is_by_fragment or self._settings.voters == "fragments":
+            kept = [t for t in targets.tolist() if len(self._company(frames, t))]
+            targets = np.array(kept, np.int64)
+        return targets
+
+    def _company(self, frames: Frames, target: int) -> Int64[np.ndarray, " views"]:
+        """Return who may vote of the first fragment that a frame is in."""
+        own = [fragment for fragment in fragments_of(frames) if target in fragment]
+        company = np.array(own[0] if own else [], np.int64)
+        return company[company != target] if self._data.exclude_target else company
+
+    def _in_turn(self) -> list[tuple[int, list[int]]]:
+        """Return scenes and frames that rays may start in, fragment by fragment."""
+        turns = []
+        for scene in self.shown():
+            with Frames(self._paths[scene].frames) as frames:
+                fragments = fragments_of(frames)
+            starts = set(self._targets[scene].tolist())
+            turns += [(scene, [v for v in own if v in starts]) for own in fragments]
+        return [turn for turn in turns if turn[1]]
+
+    def choose(self, number: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Return the scene and the frame that a sample shows."""
+        if not self._is_by_fragment:
+            return super().choose(number, rng)
+        scene, starts = self._turns[number % len(self._turns)]
+        return scene, int(rng.choice(starts))
 
     def note_files(self, number: int, frames: Frames) -> dict[str, str]:
         """Return the fingerprints of a scene's maps and volumes."""
@@ -86,10 +121,12 @@ class FieldSamples(FrameSamples):
         """Return some rays of a frame, and the views that vote on them."""
         frames, prior, geometry, _ = self.files(scene)
         s = self._settings
-        candidates = self.candidates(frames, target)
-        views = nearest_useful(
-            frames, target, candidates, s.views, s.view_overlap, s.far_m
-        )
+        if s.voters == "fragments":
+            views = self._company(frames, target).tolist()
+        else:
+            near = s.views, s.view_overlap, s.far_m
+            candidates = self.candidates(frames, target)
+            views = nearest_useful(frames, target, candidates, *near)
         sources = read_sources(frames, prior, views, self._picture_size, s.payload)
         uv, truth = self.pixels(scene, target, rng)
         pose = frames.world_from_camera[target]

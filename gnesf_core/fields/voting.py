@@ -49,8 +49,18 @@ def blend(
     sees get zeros, and are not among those that the second result tells.
     """
     weights, seen = vote_weights(scores, point, count)
-    blended = said.new_zeros(count, said.shape[1])
-    return blended.index_add(0, point, weights[:, None] * said), seen
+    return added_up(weights, said, point, count), seen
+
+
+def added_up(
+    weights: Float[Tensor, " pairs"],
+    said: Float[Tensor, "pairs k"],
+    point: Int64[Tensor, " pairs"],
+    count: int,
+) -> Float[Tensor, "n k"]:
+    """Return the weighted sum of what is said of each point; zeros where nothing is."""
+    blank = said.new_zeros(count, said.shape[1])
+    return blank.index_add(0, point, weights[:, None] * said)
 
 
 def vote_weights(
@@ -62,6 +72,34 @@ def vote_weights(
     powers = (scores - highest.index_select(0, point)).exp()
     total = scores.new_zeros(count).index_add(0, point, powers)
     return powers / total.index_select(0, point), total > 0
+
+
+class Ballots(NamedTuple):
+    """Who votes together on a point: all views that see it, or groups of them."""
+
+    pair: Int64[Tensor, " pairs"]  # the ballot that a pair belongs to, ascending
+    point: Int64[Tensor, " ballots"]
+    share: Float[Tensor, " ballots"]  # of its point's views
+
+
+def ballots_of(
+    point: Int64[Tensor, " pairs"],
+    count: int,
+    group: Int64[Tensor, " pairs"] | None,
+) -> Ballots:
+    """Return one ballot per point, or one per point and group that has pairs.
+
+    Pairs come point by point, and of a point group by group.
+    """
+    if group is None:
+        everyone = torch.arange(count, device=point.device)
+        return Ballots(point, everyone, torch.ones(count, device=point.device))
+    both = torch.stack([point, group], 1)
+    ballots, pair, voters = both.unique_consecutive(
+        dim=0, return_inverse=True, return_counts=True
+    )
+    total = point.bincount(minlength=count)
+    return Ballots(pair, ballots[:, 0], voters / total[ballots[:, 0]])
 
 
 def mean_and_variance(

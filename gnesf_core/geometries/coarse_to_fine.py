@@ -1,10 +1,11 @@
 """Geometry learned coarse to fine: NeuralRecon's structure on the volume of GNeSF.
 
 A fragment of key frames fills a volume in front of its cameras with the mean and the
-variance of its views' features (Eq. 1). Three levels, each with half the voxel size of
-the one before, aggregate it with a sparse 3D network, and keep the voxels near which
-they expect a surface. A gated unit per level lets fragments share a memory of the
-scene. The finest level's features are the encoding volume M.
+variance of its views' features (Eq. 1); or, as NeuralRecon and the authors' code have
+it, with their mean and how deep the views see a voxel. Three levels, each with half the
+voxel size of the one before, aggregate it with a sparse 3D network, and keep the voxels
+near which they expect a surface. A gated unit per level lets fragments share a memory
+of the scene. The finest level's features are the encoding volume M.
 """
 
 import itertools
@@ -21,7 +22,7 @@ from gnesf_core.geometries.memory import Memory
 from gnesf_core.nets.gru import ConvGru
 from gnesf_core.nets.mnasnet import Pyramid
 from gnesf_core.nets.spvcnn import Spvcnn
-from gnesf_core.ops.back_projection import back_project
+from gnesf_core.ops.back_projection import back_project, mean_depth
 from gnesf_core.shapes import Bool, Float, Int64
 from gnesf_core.sparse.engine import Engine
 from gnesf_core.sparse.sites import Sites
@@ -72,7 +73,8 @@ class Neucon(nn.Module):
         with_memory = settings.fusion == "gru"
         self.levels = nn.ModuleList()
         for level, channels in enumerate(self.channels):
-            inputs = 2 * self.encoder.channels[level]
+            own = self.encoder.channels[level]
+            inputs = own + 1 if settings.statistics == "mean-depth" else 2 * own
             if level + 1 < LEVELS:
                 inputs += self.channels[level + 1] + 2
             self.levels.append(Level(inputs, channels, with_memory, engine))
@@ -143,7 +145,8 @@ class Neucon(nn.Module):
         batch_xyz: Int64[Tensor, "n 4"],
         level: int,
     ) -> tuple[Float[Tensor, "n both"], Int64[Tensor, " n"]]:
-        """Return mean and variance of the views' features, and how many views."""
+        """Return statistics of the views' features, and how many views."""
+        with_depth = self.settings.statistics == "mean-depth"
         points = _centres(batch_xyz, fragments, level, self.settings.voxel_size_m)
         parts = []
         sizes = batch_xyz[:, 0].bincount(minlength=len(fragments)).tolist()
@@ -152,9 +155,14 @@ class Neucon(nn.Module):
         ):
             matrices = fragment.pixel_from_world.clone()
             matrices[:, :2] /= 4 * 2**level
-            parts.append(back_project(features, own, matrices.to(own.dtype)))
-        mean, variance, count = (torch.cat(part) for part in zip(*parts, strict=True))
-        return torch.cat([mean, variance], 1), count.long()
+            matrices = matrices.to(own.dtype)
+            mean, second, count = back_project(features, own, matrices)
+            if with_depth:
+                depth = mean_depth(features.shape[2:], own, matrices)
+                second = normalized_depth(depth)[:, None].to(mean.dtype)
+            parts.append((mean, second, count))
+        mean, second, count = (torch.cat(part) for part in zip(*parts, strict=True))
+        return torch.cat([mean, second], 1), count.long()
 
     def _aggregate(
         self,
@@ -188,6 +196,18 @@ class Neucon(nn.Module):
         """Return what the children of chosen voxels know from their parents."""
         parts = [result.features, result.tsdf[:, None], result.occupancy[:, None]]
         return torch.cat(parts, 1)[chosen].repeat_interleave(8, 0)
+
+
+def normalized_depth(depth: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Return by how much seen voxels are deeper than their mean; 0 for those unseen.
+
+    Divided by the norm of all those differences, not by their standard deviation: that
+    is what NeuralRecon's code divides by, so that its weights fit.
+    """
+    seen = depth > 0
+    mean = depth.sum() / seen.sum().clamp(min=1)
+    difference = torch.where(seen, depth - mean, 0)
+    return difference / (difference.norm() + 1e-5)
 
 
 def _all_voxels(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gnesf_core.config import FragmentDataConfig, NeuconConfig, TrainingConfig
+from gnesf_core.data.keyframes import fragments_of
 from gnesf_core.data.store import Frames, Targets
 from gnesf_core.errors import BadInput
 from gnesf_core.geometries.targets import TargetBox, read_box
@@ -42,20 +43,6 @@ class FragmentInputs(NamedTuple):
     pictures: UInt8[Tensor, "views 3 h w"]  # RGB
     pixel_from_world: Float64[Tensor, "views 3 4"]  # (x, y, z, 1) to (u * z, v * z, z)
     origin_voxel: Int64[Tensor, " 3"]  # its first voxel, in the world's finest voxels
-
-
-def fragments_of(frames: Frames) -> list[list[int]]:
-    """Return the positions of each fragment's key frames, without padding."""
-    rows = frames.fragments
-    if rows.size and rows.max() >= len(frames):
-        raise BadInput(
-            frames.path,
-            "fragments",
-            expected=f"positions below {len(frames)}, the number of kept frames",
-            found=rows.max(),
-            remedy="delete the file and run snakemake again",
-        )
-    return [row[row >= 0].tolist() for row in rows if (row >= 0).any()]
 
 
 def fragment_inputs(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gnesf_core.config import NeuconConfig
+from gnesf_core.data.keyframes import fragments_of
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.data.store import DistanceGrid, Frames, SceneVolume, Targets
 from gnesf_core.errors import BadInput
@@ -26,7 +27,6 @@ from gnesf_core.geometries.fragments import (
     LEVELS,
     FragmentInputs,
     fragment_inputs,
-    fragments_of,
     volume_origin,
 )
 from gnesf_core.geometry.tsdf import MOST_VOXELS

@@ -64,7 +64,9 @@ def back_project_truth(
     with torch.autocast(features.device.type, enabled=False):
         samples, sights = [], []
         for image, matrix in zip(features, pixel_from_point, strict=True):
-            uv, sees = _look(points.detach().to(kind), matrix.detach().to(kind), image)
+            uv, _, sees = _look(
+                points.detach().to(kind), matrix.detach().to(kind), image.shape[1:]
+            )
             samples.append(sample_image(image.to(kind), uv))
             sights.append(sees[:, None])
         sample, seen = torch.stack(samples), torch.stack(sights)
@@ -76,6 +78,25 @@ def back_project_truth(
         variance = difference.square().sum(0) / divisor
     kind = features.dtype
     return Projected(mean.to(kind), variance.to(kind), count[:, 0])
+
+
+@torch.no_grad()
+def mean_depth(
+    size: tuple[int, int],
+    points: Float[Tensor, "n 3"],
+    pixel_from_point: Float[Tensor, "views 3 4"],
+) -> Float[Tensor, " n"]:
+    """Return the mean depth of each point in the views that see it; 0 where none does.
+
+    `size` is the height and width of the feature maps, which decide who sees a point as
+    in `back_project`.
+    """
+    total, count = torch.zeros_like(points[:, 0]), torch.zeros_like(points[:, 0])
+    for matrix in pixel_from_point:
+        _, depth, seen = _look(points, matrix, size)
+        total += torch.where(seen, depth, 0)
+        count += seen
+    return total / count.clamp(min=1)
 
 
 def check(
@@ -102,9 +123,9 @@ def computing_type(features: Float[Tensor, "views c h w"]) -> torch.dtype:
 def _look(
     points: Float[Tensor, "n 3"],
     matrix: Float[Tensor, "3 4"],
-    image: Float[Tensor, "c h w"],
-) -> tuple[Float[Tensor, "n 2"], Bool[Tensor, " n"]]:
-    """Return where points fall on a map, and which of them it sees.
+    size: tuple[int, int],
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Return where points fall on a map, how deep, and which of them it sees.
 
     Written out rather than as a product of matrices: that may be computed with ten bits
     on a GPU, and twins that add up in this order decide like this to the last bit.
@@ -112,6 +133,6 @@ def _look(
     x, y, z = points.unbind(1)
     uz, vz, depth = (row[0] * x + row[1] * y + row[2] * z + row[3] for row in matrix)
     u, v = uz / depth, vz / depth
-    height, width = image.shape[1:]
+    height, width = size
     seen = (depth > 0) & (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
-    return torch.where(seen[:, None], torch.stack([u, v], 1), 0), seen
+    return torch.where(seen[:, None], torch.stack([u, v], 1), 0), depth, seen

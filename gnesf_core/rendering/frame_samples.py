@@ -134,15 +134,24 @@ class FrameSamples(ABC):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         rng = np.random.default_rng((self._seed, number))
-        shown = [scene for scene in self._targets if scene not in self._held_out]
-        scene = shown[rng.integers(len(shown))]
-        target = int(rng.choice(self._targets[scene]))
+        scene, target = self.choose(number, rng)
         sample = self.sample(scene, target, rng)
         frames = self.files(scene).frames
         return {
             "name": f"{frames.scene} frame {frames.index[target]}",
             "sample": sample,
         }
+
+    def shown(self) -> list[int]:
+        """Return the scenes to learn from."""
+        return [scene for scene in self._targets if scene not in self._held_out]
+
+    def choose(self, number: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Return the scene and the frame that a sample shows."""
+        del number  # the generator is the number's own
+        shown = self.shown()
+        scene = shown[rng.integers(len(shown))]
+        return scene, int(rng.choice(self._targets[scene]))
 
     def held_out(self) -> Iterator[Any]:
         """Yield frames of the scenes that are never shown, always the same rays."""

@@ -35,6 +35,8 @@ class Sources(NamedTuple):
     # At the pixels of `pictures`; for methods that need them, else None.
     depth_m: Float32[Tensor, "views h w"] | None = None  # 0 where none was measured
     labels: UInt8[Tensor, "views h w"] | None = None
+    # Views with equal numbers vote among themselves, ascending; None: all together.
+    group: Int64[Tensor, " views"] | None = None
 
 
 class Projected(NamedTuple):

@@ -13,7 +13,11 @@ from torch.nn.functional import grid_sample
 
 from gnesf_core.geometry.camera import invert_rigid, look_at
 from gnesf_core.ops import back_projection, back_projection_numba
-from gnesf_core.ops.back_projection import back_project, back_project_truth
+from gnesf_core.ops.back_projection import (
+    back_project,
+    back_project_truth,
+    mean_depth,
+)
 
 BOTH = pytest.mark.parametrize(
     "project", [back_project_truth, back_projection_numba.back_project]
@@ -130,6 +134,21 @@ def test_plain_loops_over_points_views_and_pixels_agree(project, seed):
             variance = sum((value - mean) ** 2 for value in values) / len(values)
             assert result.mean[n, k].item() == pytest.approx(mean, abs=1e-12)
             assert result.variance[n, k].item() == pytest.approx(variance, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_depth_is_the_mean_of_those_who_see_a_point(seed):
+    features, points, matrices = scene(views=3, size=(4, 5), points=60, seed=seed)
+    found = mean_depth((4, 5), points, matrices)
+    counts = back_project_truth(features, points, matrices).count
+    assert set(counts.tolist()) >= {0, 1, 2}
+    for n, point in enumerate(points.numpy()):
+        projected = matrices.numpy() @ np.append(point, 1)
+        u, v = (projected[:, :2] / projected[:, 2:]).T
+        seen = (projected[:, 2] > 0) & (u >= 0) & (u <= 4) & (v >= 0) & (v <= 3)
+        assert seen.sum() == counts[n]
+        expected = projected[seen, 2].mean() if seen.any() else 0
+        assert float(found[n]) == pytest.approx(expected, abs=1e-12)
 
 
 @BOTH

@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from gnesf_core.config import NeuconConfig
-from gnesf_core.geometries.coarse_to_fine import Neucon, make_memories
+from gnesf_core.geometries.coarse_to_fine import (
+    Neucon,
+    make_memories,
+    normalized_depth,
+)
 from gnesf_core.geometries.fragments import LEVELS, FragmentInputs
 from gnesf_core.geometries.neucon import SceneFusion
 from gnesf_core.geometry.camera import invert_rigid, look_at
@@ -15,7 +19,8 @@ from gnesf_core.sparse.engine import engine
 SETTINGS = NeuconConfig(
     image_width=64, image_height=48, encoder_width=0.25, encoder_weights="",
     channels=6, voxel_size_m=0.1, truncation_m=0.3, volume_x=24, volume_y=24,
-    volume_z=16, volume_bottom_m=-0.4, view_range_m=3.0, fusion="gru",
+    volume_z=16, volume_bottom_m=-0.4, view_range_m=3.0, statistics="mean-variance",
+    fusion="gru",
     occupancy_threshold=0.5, positive_weight=1.5, coarser_weight=0.8,
     sparse_engine="gather",
 )  # fmt: skip
@@ -98,6 +103,52 @@ def test_a_fragment_does_not_notice_the_others_of_its_batch():
             expected = by_voxel(alone, alone.tsdf)
             assert found.keys() == expected.keys()
             assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_with_mean_and_depth_the_levels_are_those_of_neuralrecon():
+    """NeuralRecon's released levels have so many parameters, counted there."""
+    settings = replace(
+        SETTINGS, encoder_width=1.0, channels=24, statistics="mean-depth"
+    )
+    made = Neucon(settings, engine("gather", torch.device("cpu")))
+    count = sum(p.numel() for level in made.levels for p in level.parameters())
+    assert count == 8_018_494
+
+
+def test_depth_of_voxels_is_told_apart_from_their_mean():
+    depth = torch.tensor([1.0, 0, 3.0, 2.0, 0, 4.0])
+    found = normalized_depth(depth)
+    expected = torch.tensor([-1.5, 0, 0.5, -0.5, 0, 1.5]) / 5**0.5
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert not normalized_depth(torch.zeros(3)).any()
+    assert len(normalized_depth(torch.zeros(0))) == 0
+
+
+def test_with_mean_and_depth_variance_is_not_looked_at():
+    """Voxels are told the mean of the views' features, and one number for depth."""
+    made, one = network(statistics="mean-depth"), fragment(1)
+    told = []
+    first = made.levels[2].aggregate
+    first.register_forward_pre_hook(lambda _, given: told.append(given))
+    results = run(made, [one])
+    (inputs, sites), channels = told[0], made.encoder.channels[2]
+    assert inputs.shape[1] == channels + 1
+    assert len(results[-1].sites) > 0
+    plain, same = network(), []
+    plain.load_state_dict(made.encoder.state_dict(), strict=False)
+    plain.encoder.load_state_dict(made.encoder.state_dict())
+    plain.levels[2].aggregate.register_forward_pre_hook(
+        lambda _, given: same.append(given)
+    )
+    run(plain, [one])
+    torch.testing.assert_close(inputs[:, :channels], same[0][0][:, :channels])
+    # Voxels further along the camera's way are deeper.
+    points = results[0].points_world([one], SETTINGS.voxel_size_m)
+    matrix = one.pixel_from_world.float()
+    deep = (points @ matrix[:, 2, :3].T + matrix[:, 2, 3]).mean(1)
+    both = torch.stack([inputs[:, channels], deep])[:, results[0].count == 2]
+    assert float(torch.corrcoef(both)[0, 1]) > 0.999
+    assert len(sites) == len(points)
 
 
 def test_one_view_is_enough():

@@ -75,6 +75,10 @@ def network_of(seed=0, **changes):
     return network
 
 
+def reach(metres):
+    return {"render_truncation_m": metres, "render_reach_m": metres}
+
+
 def label(network, views, points):
     with torch.no_grad():
         evidence = network.look(scene(), views)
@@ -154,7 +158,7 @@ def rendered(network, views):
 @pytest.mark.parametrize("vote_at", ["samples", "voxels"])
 def test_a_ray_shows_what_all_views_say_of_it(vote_at):
     views = sources(alike=True)
-    found, _ = rendered(network_of(vote_at=vote_at, render_truncation_m=0.02), views)
+    found, _ = rendered(network_of(vote_at=vote_at, **reach(0.02)), views)
     assert found.usable.any()
     said = views.maps[0, :, 0, 0].double()
     expected = (said / said.sum()).float().expand(int(found.usable.sum()), -1)
@@ -163,12 +167,55 @@ def test_a_ray_shows_what_all_views_say_of_it(vote_at):
 
 
 def test_rays_end_at_the_surface_that_they_meet():
-    network = network_of(render_truncation_m=0.01, coarse_samples=64, fine_samples=64)
+    network = network_of(**reach(0.01), coarse_samples=64, fine_samples=64)
     found, rays = rendered(network, sources())
     ends = rays.origins_world + found.distance_m[:, None] * rays.directions_world
     x, z = ends[found.usable][:, 0], ends[found.usable][:, 2]
     low = torch.stack([1.8 - x, x - 2.2, z - 1.2]).amax(0)
     assert float(torch.minimum(low, 4 - x).abs().max()) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("network", "vote"),
+    [("paper", "learned"), ("released", "learned"), ("paper", "direct"),
+     ("paper", "mean")],
+)  # fmt: skip
+def test_groups_vote_by_themselves_and_count_by_their_voters(network, vote):
+    """Against each group's own answer; the wall hides two of the first group."""
+    rng = np.random.default_rng(2)
+    eyes = np.concatenate([EYES, EYES[2:] + rng.normal(0, 0.1, (2, 3)), EYES[3:]])
+    views = sources(eyes)
+    group = torch.tensor([0, 0, 0, 1, 1, 1, 2])
+    depth = {"displacement": "depth"} if network == "released" else {}
+    field = network_of(vote=vote, network=network, **depth)
+    points = np.concatenate([BACK, FRONT, NOWHERE])
+    found = label(field, views._replace(group=group), points)
+    assert found.seen.tolist() == [True, True, False]
+    groups = [(group == n).nonzero()[:, 0].tolist() for n in range(3)]
+    for n, point in enumerate(points[:2]):
+        own = [only(views, rows) for rows in groups]
+        answers = [label(field, some, point[None]) for some in own]
+        sizes = [len(voters(field, some, point[None])) for some in own]
+        assert sizes == ([1, 3, 1] if n == 0 else [3, 3, 1])
+        for name in ("semantic", "color"):
+            parts = [
+                size * getattr(a, name)[0]
+                for size, a in zip(sizes, answers, strict=True)
+            ]
+            expected = sum(parts) / sum(sizes)
+            torch.testing.assert_close(
+                getattr(found, name)[n], expected, rtol=0, atol=2e-6
+            )
+
+
+def test_one_group_of_all_is_no_group():
+    field, views = network_of(), sources()
+    together = views._replace(group=torch.zeros(len(EYES), dtype=torch.int64))
+    points = np.concatenate([FRONT, BACK, NOWHERE])
+    for one, other in zip(
+        label(field, views, points), label(field, together, points), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 def test_rounding_to_bf16_changes_little():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gnesf_core.data import store
+from gnesf_core.data.keyframes import fragments_of
 from gnesf_core.data.provenance import provenance
 from gnesf_core.errors import BadInput
 from gnesf_core.fields.samples import FieldSamples, ScenePaths
@@ -221,6 +222,67 @@ def test_geometry_is_the_surface_and_the_encoding_each_of_its_own_file(
         with store.VolumeFile(scenes[0].surface, frames) as file:
             assert samples.fingerprints["surface a"] == file.fingerprint
             np.testing.assert_array_equal(field.tsdf, file.volume().surface.tsdf)
+
+
+# Fragments.
+
+
+@pytest.fixture(scope="module")
+def in_fragments(tmp_path_factory):
+    """Three rooms whose key frames are grouped by threes; some may be left over."""
+    folder = tmp_path_factory.mktemp("fragments")
+    return [
+        field_scenes.write_scene(folder, name, count, fragment_views=3)
+        for name, count in (("a", 12), ("b", 8), ("c", 14))
+    ]
+
+
+def fragments_shown(paths, samples, count):
+    """Return the scene, fragment, target and voters of samples, by number."""
+    shown = []
+    for number in range(count):
+        own = samples[number]
+        frames, target = files_of(paths, own["name"])
+        with frames:
+            found = positions_of(frames, own["sample"].sources)
+            groups = fragments_of(frames)
+        (place,) = (n for n, group in enumerate(groups) if target in group)
+        shown.append((frames.scene, place, target, groups[place], found))
+    return shown
+
+
+@pytest.mark.parametrize("excluded", [True, False])
+def test_a_fragment_votes_on_the_frames_that_are_in_it(in_fragments, excluded):
+    samples = samples_of(
+        in_fragments, settings(voters="fragments"), exclude_target=excluded
+    )
+    for _, _, target, group, found in fragments_shown(in_fragments, samples, FEW):
+        assert found == [view for view in group if view != target or not excluded]
+    for sample in samples.held_out():
+        assert len(sample.sources.pictures) == 3 - excluded
+
+
+def test_fragments_come_in_turn_scene_by_scene(in_fragments):
+    samples = samples_of(in_fragments, order="fragments", held_out_scenes=1)
+    shown = fragments_shown(in_fragments, samples, 12)
+    turns = [("a", 0), ("a", 1), ("c", 0), ("c", 1)]
+    assert [own[:2] for own in shown] == [turns[n % 4] for n in range(12)]
+    # Which of its frames is up to chance.
+    assert len({own[2] for own in shown if own[:2] == ("a", 1)}) > 1
+    moved = pickle.loads(pickle.dumps(samples))  # noqa: S301 (our own)
+    assert same(moved[7]["sample"], samples[7]["sample"])
+
+
+def test_scenes_without_fragments_are_left_out(in_fragments, tmp_path, caplog):
+    plain = [field_scenes.write_scene(tmp_path, name, 8) for name in ("d", "e")]
+    kind = settings(voters="fragments")
+    with caplog.at_level(logging.WARNING):
+        samples_of([*plain, *in_fragments], kind)
+    assert "d has too few" in caplog.text and "e has too few" in caplog.text
+    with pytest.raises(BadInput, match="held_out_scenes"):
+        samples_of(plain, kind)
+    with pytest.raises(BadInput, match="held_out_scenes"):
+        samples_of(plain, order="fragments")
 
 
 # Which scenes are shown.

@@ -19,6 +19,7 @@ from gnesf_core.config import (
 from gnesf_core.data import images, store
 from gnesf_core.data.captures import open_scan
 from gnesf_core.data.extraction import extract
+from gnesf_core.data.keyframes import fragments_of
 from gnesf_core.data.provenance import provenance
 from gnesf_core.data.scan import ScanInfo
 from gnesf_core.errors import BadInput
@@ -26,7 +27,6 @@ from gnesf_core.geometries.fragments import (
     FragmentInputs,
     FragmentSamples,
     fragment_inputs,
-    fragments_of,
     measured_depth,
     volume_origin,
 )
@@ -44,7 +44,8 @@ COLOR, DEPTH = (48, 32), (24, 16)  # width, height
 SETTINGS = NeuconConfig(
     image_width=24, image_height=16, encoder_width=1.0, encoder_weights="", channels=8,
     voxel_size_m=0.08, truncation_m=0.12, volume_x=24, volume_y=16, volume_z=12,
-    volume_bottom_m=-0.16, view_range_m=2.0, fusion="gru", occupancy_threshold=0.5,
+    volume_bottom_m=-0.16, view_range_m=2.0, statistics="mean-variance",
+    fusion="gru", occupancy_threshold=0.5,
     positive_weight=1.5, coarser_weight=0.8, sparse_engine="auto",
 )  # fmt: skip
 DATA = FragmentDataConfig(

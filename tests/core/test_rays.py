@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnesf_core.fields.rays import sample_rays, sdf_along
+from gnesf_core.fields.rays import Sampling, sample_rays, sdf_along
 from gnesf_core.geometry.distance_field import DistanceField
 from gnesf_core.rendering.compositing import composite, sdf_weights
 from gnesf_core.rendering.rays import Rays
@@ -40,9 +40,12 @@ def along_x(count=3):
     return Rays(origins, directions)
 
 
-def sampled(field, rays=None, jittered=False, truncation_m=0.02, counts=COUNTS):
+def sampled(
+    field, rays=None, jittered=False, truncation_m=0.02, counts=COUNTS, **changes
+):
     rays = along_x() if rays is None else rays
-    return sample_rays(field, rays, RANGE_M, counts, truncation_m, jittered)
+    sampling = Sampling(*RANGE_M, *counts, truncation_m, truncation_m)
+    return sample_rays(field, rays, sampling._replace(**changes), jittered)
 
 
 def by_the_equations(sdf, distance, truncation):
@@ -170,3 +173,42 @@ def test_what_samples_say_is_added_up_by_weight():
     weights = torch.tensor([[0.25, 0.75], [0.0, 0.0]])
     values = torch.tensor([[[4.0, 0], [0, 4]], [[1, 1], [1, 1]]])
     assert composite(weights, values).tolist() == [[1.0, 3.0], [0.0, 0.0]]
+
+
+def test_what_is_further_behind_the_first_surface_than_the_reach_does_not_count():
+    field = slab(2.0, thickness=0.24)
+    for reach_m in (0.01, 0.05, 0.1):
+        samples = sampled(field, reach_m=reach_m, counts=(400, 0))
+        behind = samples.distance_m - (2.0 - 0.14)
+        counted = samples.weights > 0
+        assert float(behind[counted].max()) == pytest.approx(reach_m, abs=0.016)
+    # A few truncations further there is nothing that could count.
+    near, far = (sampled(field, reach_m=r).distance_m for r in (0.1, 0.12))
+    assert near.shape == far.shape
+
+
+@pytest.mark.parametrize("near_x", [0.9, 2.03, 3.5])
+def test_a_search_by_error_bounds_finds_the_surface(near_x):
+    as_released = {"sampler": "error-bound", "reach_m": 0.1, "truncation_m": 0.012}
+    samples = sampled(slab(near_x), **as_released)
+    assert samples.hit.all()
+    assert samples.distance_m.shape == (3, 64)
+    assert (samples.distance_m.diff(dim=1) >= 0).all()
+    met_m = (samples.weights * samples.distance_m).sum(1)
+    # As much counts before the surface as behind it: there is no room to end early.
+    np.testing.assert_allclose(met_m, near_x - 0.14, atol=0.015)
+    near = (samples.distance_m - (near_x - 0.14)).abs() < 0.12
+    assert (near.sum(1) >= 28).all()
+
+
+def test_a_search_of_a_ray_that_meets_nothing_is_flagged():
+    samples = sampled(slab(9.0), sampler="error-bound")
+    assert not samples.hit.any() and not samples.weights.any()
+    assert samples.distance_m.min() == 0.1
+    assert samples.distance_m.max() == 4.1
+
+
+def test_searching_by_chance_looks_elsewhere_each_time():
+    kind = {"sampler": "error-bound", "jittered": True}
+    one, two = (sampled(slab(2.0), **kind).distance_m for _ in range(2))
+    assert not torch.equal(one, two)

@@ -12,6 +12,7 @@ from gnesf_core.fields.voting import (
     ReleasedVote,
     Sights,
     SplitLinear,
+    ballots_of,
     blend,
     entropy,
     in_parts,
@@ -264,3 +265,22 @@ def test_direct_prediction_needs_no_opinion_of_a_view():
     found = network(sights)
     torch.testing.assert_close(found, network(other))
     np.testing.assert_allclose(found.sum(1).detach(), 1, atol=1e-12)
+
+
+def test_without_groups_all_who_see_a_point_vote_together():
+    point = torch.tensor([0, 0, 2, 3, 3, 3])
+    ballots = ballots_of(point, 5, None)
+    assert ballots.pair.tolist() == point.tolist()
+    assert ballots.point.tolist() == [0, 1, 2, 3, 4]
+    assert ballots.share.tolist() == [1] * 5
+
+
+def test_groups_count_by_how_many_of_them_see_a_point():
+    point = torch.tensor([0, 0, 0, 2, 2, 2, 2])
+    group = torch.tensor([1, 1, 4, 1, 3, 3, 3])
+    ballots = ballots_of(point, 4, group)
+    assert ballots.pair.tolist() == [0, 0, 1, 2, 3, 3, 3]
+    assert ballots.point.tolist() == [0, 0, 2, 2]
+    torch.testing.assert_close(ballots.share, torch.tensor([2 / 3, 1 / 3, 0.25, 0.75]))
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert len(ballots_of(nothing, 4, nothing).point) == 0

@@ -33,6 +33,7 @@ SETTINGS = {
     "image_width": 64, "image_height": 48, "encoder_width": 0.25, "encoder_weights": "",
     "channels": 6, "voxel_size_m": 0.16, "truncation_m": 0.24, "volume_x": 24,
     "volume_y": 24, "volume_z": 20, "volume_bottom_m": -0.32, "view_range_m": 3.0,
+    "statistics": "mean-variance",
     "fusion": "gru", "occupancy_threshold": 0.5, "positive_weight": 1.5,
     "coarser_weight": 0.8, "sparse_engine": "gather",
 }  # fmt: skip

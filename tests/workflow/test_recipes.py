@@ -17,10 +17,10 @@ def test_a_recipe_takes_over_what_it_does_not_say_itself():
     assert resolved["c"] == resolved["b"] | {"weights": "w.safetensors"}
 
 
-def test_a_recipe_that_is_null_is_left_out():
+def test_a_recipe_that_is_null_is_left_out_with_its_heirs():
     assert resolve("fields", {"a": {"x": 1}, "b": None}) == {"a": {"x": 1}}
-    with pytest.raises(ValueError, match="no such recipe"):
-        resolve("fields", {"a": None, "b": {"extends": "a"}})
+    heirs = {"c": {"extends": "b"}, "b": {"extends": "a"}, "a": None, "d": {"x": 2}}
+    assert resolve("fields", heirs) == {"d": {"x": 2}}
 
 
 def test_recipes_stay_apart():
@@ -48,12 +48,17 @@ def test_circles_and_strangers_are_refused(recipes, found):
 def test_with_a_recipe_goes_what_is_made_of_it():
     config = {
         "priors": {"p": {"module": "m"}},
-        "geometries": {"kept": {"module": "g"}, "dropped": None},
+        "geometries": {
+            "kept": {"module": "g"},
+            "dropped": None,
+            "heir": {"extends": "dropped"},
+        },
         "fields": {
             "plain": {"prior": "p", "geometry": "kept"},
             "looks": {"prior": "p", "geometry": "kept", "features": "dropped"},
             "shares": {"prior": "p", "geometry": "kept", "trained_as": "looks"},
             "again": {"prior": "p", "geometry": "kept", "trained_as": "shares"},
+            "other": {"prior": "p", "geometry": "heir"},
         },
         "headline": ["looks", "plain"],
         "tables": {"t": {"again": "x", "plain": "y"}, "u": {"plain": None}},

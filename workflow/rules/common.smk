@@ -60,7 +60,6 @@ PRIORS = [
     for name in config["priors"]
     if any(recipe["prior"] == name for recipe in config["fields"].values())
 ]
-GEOMETRIES = list(config["geometries"])
 HEADLINE = config["headline"]
 # Scenes whose meshes are made: those that are judged, if there are any.
 SHOWN = SPLITS["val"] or SPLITS["test"]
@@ -76,6 +75,8 @@ def check_name(place, name, section):
         )
 
 
+for name in HEADLINE:
+    check_name("headline", name, "fields")
 for name, recipe in config["fields"].items():
     for part, section in FIELD_PARTS.items():
         if recipe.get(part):
@@ -102,6 +103,20 @@ for name, recipe in config["methods"].items():
             "asked for views; remedy: rename one of them"
         )
 METHODS = list(config["methods"])
+
+
+def geometries_of(fields):
+    """Return the geometries that fields name."""
+    parts = [part for part, section in FIELD_PARTS.items() if section == "geometries"]
+    return {config["fields"][name].get(part) for name in fields for part in parts}
+
+
+# Others, which only fields outside the headline name, are made when those are asked for.
+GEOMETRIES = [
+    name
+    for name in config["geometries"]
+    if name in geometries_of(HEADLINE) or name not in geometries_of(config["fields"])
+]
 # Fields that can be asked what a camera sees.
 RENDERING_FIELDS = [n for n, own in config["fields"].items() if "features" in own]
 # Tables of novel views, whose rows may be methods as well; two are of fields alone,
@@ -109,8 +124,6 @@ RENDERING_FIELDS = [n for n, own in config["fields"].items() if "features" in ow
 FIELD_TABLES = ("views", "scenes")
 VIEW_TABLES = (*FIELD_TABLES, "table1", "supplement1", "supplement2", "supplement3",
                "supplement4")  # fmt: skip
-for name in HEADLINE:
-    check_name("headline", name, "fields")
 # What renders the novel views that are shown.
 HEADLINE_VIEWS = config["headline_views"]
 for name in HEADLINE_VIEWS:
@@ -462,7 +475,7 @@ geometry = Recipes("geometries", "geometry", "geometry")
 field = Recipes("fields", "field", "fields")
 method = Recipes("methods", "method", "methods", package="views")
 for section, names in (
-    ("geometries", geometry.trained(GEOMETRIES)),
+    ("geometries", geometry.trained(config["geometries"])),
     ("fields", field.trained(config["fields"])),
     ("methods", [name for name in method.trained(METHODS) if not fitted(name)]),
 ):
