@@ -88,9 +88,8 @@ def network() -> NeuconConfig:
         encoder_weights="", channels=24, voxel_size_m=VOXEL_M,
         truncation_m=TRUNCATION_M, volume_x=96, volume_y=96, volume_z=96,
         volume_bottom_m=-0.5, view_range_m=3.0, statistics="mean-variance",
-    fusion="none",
-        occupancy_threshold=0.5, positive_weight=1.5, coarser_weight=0.8,
-        sparse_engine="auto",
+        fusion="none", occupancy_threshold=0.5, positive_weight=1.5,
+        coarser_weight=0.8, sparse_engine="auto",
     )  # fmt: skip
 
 

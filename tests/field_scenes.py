@@ -67,7 +67,7 @@ def write_frames(
 ):
     """Write a frames file of any pictures; every other frame is a key frame.
 
-    Key frames are grouped by `fragment_views`, what is left is none's; 0 groups none.
+    Key frames are grouped by `fragment_views`, as the pipeline does it; 0 groups none.
     """
     count = len(poses)
     depth_size = (8, 6)
@@ -82,8 +82,9 @@ def write_frames(
     fragments = np.full((1, 9), -1)
     if fragment_views:
         positions = np.flatnonzero(is_key)
-        whole = len(positions) // fragment_views
-        fragments = positions[: whole * fragment_views].reshape(whole, -1)
+        starts = [*range(0, len(positions) - fragment_views, fragment_views)]
+        starts = np.array([*starts, len(positions) - fragment_views])
+        fragments = positions[starts[:, None] + np.arange(fragment_views)]
     selection = store.Selection(index, is_key, ~is_key, fragments)
     status = np.zeros(len(raw), np.uint8)
     made_by = provenance("test", {}, {"scan": scene})

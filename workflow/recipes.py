@@ -50,9 +50,13 @@ def resolve_all(config: dict[str, Any]) -> dict[tuple[str, str], str]:
         config[section] = own
     headline = config.get("headline") or []
     config["headline"] = [name for name in headline if name not in gone["fields"]]
-    both, shown = gone["fields"] | gone["methods"], config.get("headline_views")
-    if isinstance(shown, list):
-        config["headline_views"] = [name for name in shown if name not in both]
+    both = gone["fields"] | gone["methods"]
+    for key, left in (
+        ("headline_views", both),
+        ("headline_geometries", gone["geometries"]),
+    ):
+        if isinstance(shown := config.get(key), list):
+            config[key] = [name for name in shown if name not in left]
     config["tables"] = {
         table: {
             name: label

@@ -7,11 +7,12 @@ determine. Wherever the bound is too high for the beta that is meant, places are
 in proportion to it; it is held against a beta that is wide enough for it to be small.
 
 The released code has its distances in truncations and its places in metres, where
-distances are no longer true ones and the bound is a rule of thumb. It also shortens
-VolSDF's own d*, the distance that is left within an interval, to what one gets without
-a square root, which is never more.
+distances are no longer true ones and the bound is a rule of thumb. In place of VolSDF's
+d*, the distance that is left within an interval, it has what one gets without a square
+root; of true distances that is never more.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -66,8 +67,8 @@ def search(
     places, distances = first, distances_at(rows, first)
     drawn = draw(places, distances).clone()
     length = (first[:, -1:] - first[:, :1]).square()
-    scale = 4 * (count - 1) * torch.log1p(torch.tensor(EPSILON, dtype=torch.float64))
-    wide = (length / scale).sqrt()  # at which VolSDF has the bound hold to begin with
+    # For so wide a beta the bound holds to begin with, whatever is met (VolSDF).
+    wide = (length / (4 * (count - 1) * math.log1p(EPSILON))).sqrt()
     bounds = opacity_error_bounds(places, distances, wide)
     unknown = opacity_error_bounds(places, distances, beta).amax(1) > EPSILON
     for _ in range(_ROUNDS):

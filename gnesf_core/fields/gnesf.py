@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gnesf_core.config import GnesfConfig, NeuconConfig
-from gnesf_core.data.keyframes import fragments_of
+from gnesf_core.data.keyframes import voting_groups
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.data.store import Frames
 from gnesf_core.errors import BadInput
@@ -118,7 +118,7 @@ class GnesfField:
     def label_points(
         self, points_world: Float[np.ndarray, "n 3"], scene: SceneInputs
     ) -> PointLabels:
-        """Let the nearest views that see a point vote on it."""
+        """Let the views that may, and see a point, vote on it."""
         points = torch.from_numpy(points_world).double().to(self._device)
         evidence, most = self._evidence(scene), self._most_views()
         parts = [
@@ -169,10 +169,10 @@ class GnesfField:
         settings = self.network.settings
         if settings.voters == "nearest":
             return frames_of_kind(frames, settings.source_frames).tolist(), None
-        fragments = fragments_of(frames)
-        sizes = torch.tensor([len(own) for own in fragments], dtype=torch.int64)
-        group = torch.arange(len(fragments)).repeat_interleave(sizes)
-        return [view for own in fragments for view in own], group
+        groups = voting_groups(frames)
+        sizes = torch.tensor([len(own) for own in groups], dtype=torch.int64)
+        number = torch.arange(len(groups)).repeat_interleave(sizes)
+        return [view for own in groups for view in own], number
 
     def _most_views(self) -> int | None:
         """Return how many of the nearest views vote on a point; None: a fragment's."""

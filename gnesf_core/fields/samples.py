@@ -12,7 +12,7 @@ from gnesf_core.config import (
     RayDataConfig,
     TrainingConfig,
 )
-from gnesf_core.data.keyframes import fragments_of
+from gnesf_core.data.keyframes import voting_groups
 from gnesf_core.data.store import Frames, PriorMaps, VolumeFile
 from gnesf_core.fields.encoding import check_channels, encoding_of
 from gnesf_core.fields.network import Scene
@@ -79,25 +79,22 @@ class FieldSamples(FrameSamples):
     def frames_to_learn_from(self, frames: Frames) -> Int64[np.ndarray, " n"]:
         """Return the frames of a scene that rays may start in."""
         targets = super().frames_to_learn_from(frames)
-        if self._is_by_fragment or self._settings.voters == "fragments":
-            kept = [t for t in targets.tolist() if len(self._company(frames, t))]
-            targets = np.array(kept, np.int64)
-        return targets
-
-    def _company(self, frames: Frames, target: int) -> Int64[np.ndarray, " views"]:
-        """Return who may vote of the first fragment that a frame is in."""
-        own = [fragment for fragment in fragments_of(frames) if target in fragment]
-        company = np.array(own[0] if own else [], np.int64)
-        return company[company != target] if self._data.exclude_target else company
+        if not (self._is_by_fragment or self._settings.voters == "fragments"):
+            return targets
+        # Nobody votes on a frame that is all of its group.
+        least = 2 if self._data.exclude_target else 1
+        groups = [group for group in voting_groups(frames) if len(group) >= least]
+        grouped = {view for group in groups for view in group}
+        return np.array([t for t in targets.tolist() if t in grouped], np.int64)
 
     def _in_turn(self) -> list[tuple[int, list[int]]]:
         """Return scenes and frames that rays may start in, fragment by fragment."""
         turns = []
         for scene in self.shown():
             with Frames(self._paths[scene].frames) as frames:
-                fragments = fragments_of(frames)
+                groups = voting_groups(frames)
             starts = set(self._targets[scene].tolist())
-            turns += [(scene, [v for v in own if v in starts]) for own in fragments]
+            turns += [(scene, [v for v in group if v in starts]) for group in groups]
         return [turn for turn in turns if turn[1]]
 
     def choose(self, number: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -122,7 +119,9 @@ class FieldSamples(FrameSamples):
         frames, prior, geometry, _ = self.files(scene)
         s = self._settings
         if s.voters == "fragments":
-            views = self._company(frames, target).tolist()
+            (group,) = (own for own in voting_groups(frames) if target in own)
+            kept_out = target if self._data.exclude_target else None
+            views = [view for view in group if view != kept_out]
         else:
             near = s.views, s.view_overlap, s.far_m
             candidates = self.candidates(frames, target)

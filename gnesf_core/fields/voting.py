@@ -94,12 +94,12 @@ def ballots_of(
     if group is None:
         everyone = torch.arange(count, device=point.device)
         return Ballots(point, everyone, torch.ones(count, device=point.device))
-    both = torch.stack([point, group], 1)
-    ballots, pair, voters = both.unique_consecutive(
-        dim=0, return_inverse=True, return_counts=True
+    groups = 1 + (int(group.max()) if len(group) else 0)
+    ballots, pair, voters = (groups * point + group).unique_consecutive(
+        return_inverse=True, return_counts=True
     )
-    total = point.bincount(minlength=count)
-    return Ballots(pair, ballots[:, 0], voters / total[ballots[:, 0]])
+    point, total = ballots // groups, point.bincount(minlength=count)
+    return Ballots(pair, point, voters / total[point])
 
 
 def mean_and_variance(

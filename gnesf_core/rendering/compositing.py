@@ -34,15 +34,15 @@ def sdf_weights(
     sdf_m: Float[Tensor, "rays samples"],
     distance_m: Float[Tensor, "rays samples"],
     truncation_m: float,
-    reach_m: float | None = None,
+    reach_m: float,
 ) -> tuple[Float[Tensor, "rays samples"], Bool[Tensor, " rays"]]:
     """Return the weights of samples, Eq. 8 and 9, and which rays hit a surface.
 
     Most counts what is at a surface, less what is in front of and behind it, nothing
-    what is `reach_m` or more behind the first surface, which is a truncation unless it
-    is told. Infinite distances are far from any surface, and NaN is unknown: neither
-    counts. A ray hits a surface where distances first go from positive to negative from
-    one sample to the next.
+    what is `reach_m` or more behind the first surface (a truncation, in the paper).
+    Infinite distances are far from any surface, and NaN is unknown: neither counts. A
+    ray hits a surface where distances first go from positive to negative from one
+    sample to the next.
     """
     weights = nearness(sdf_m, truncation_m)
     crossing = (sdf_m[:, :-1] > 0) & (sdf_m[:, 1:] <= 0)
@@ -50,7 +50,6 @@ def sdf_weights(
     # The first of equals: argmax of whole numbers says so, of booleans it need not.
     first = crossing.int().argmax(1, keepdim=True)
     surface_m = distance_m.gather(1, first)
-    reach_m = truncation_m if reach_m is None else reach_m
     counted = (distance_m < surface_m + reach_m) & hit[:, None]
     weights = torch.where(counted, weights, 0.0)
     total = weights.sum(1, keepdim=True)

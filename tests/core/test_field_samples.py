@@ -229,7 +229,7 @@ def test_geometry_is_the_surface_and_the_encoding_each_of_its_own_file(
 
 @pytest.fixture(scope="module")
 def in_fragments(tmp_path_factory):
-    """Three rooms whose key frames are grouped by threes; some may be left over."""
+    """Three rooms of 6, 4 and 7 key frames: the last fragments may overlap others."""
     folder = tmp_path_factory.mktemp("fragments")
     return [
         field_scenes.write_scene(folder, name, count, fragment_views=3)
@@ -245,7 +245,10 @@ def fragments_shown(paths, samples, count):
         frames, target = files_of(paths, own["name"])
         with frames:
             found = positions_of(frames, own["sample"].sources)
-            groups = fragments_of(frames)
+            groups = [list(own) for own in fragments_of(frames)]
+        # Nobody votes in two: the last of 4 or 7 key frames is on its own.
+        for group, after in itertools.pairwise(groups):
+            after[:] = [view for view in after if view not in group]
         (place,) = (n for n, group in enumerate(groups) if target in group)
         shown.append((frames.scene, place, target, groups[place], found))
     return shown
@@ -259,7 +262,8 @@ def test_a_fragment_votes_on_the_frames_that_are_in_it(in_fragments, excluded):
     for _, _, target, group, found in fragments_shown(in_fragments, samples, FEW):
         assert found == [view for view in group if view != target or not excluded]
     for sample in samples.held_out():
-        assert len(sample.sources.pictures) == 3 - excluded
+        count = len(sample.sources.pictures)
+        assert count == 2 if excluded else count in (1, 3)
 
 
 def test_fragments_come_in_turn_scene_by_scene(in_fragments):
@@ -267,6 +271,12 @@ def test_fragments_come_in_turn_scene_by_scene(in_fragments):
     shown = fragments_shown(in_fragments, samples, 12)
     turns = [("a", 0), ("a", 1), ("c", 0), ("c", 1)]
     assert [own[:2] for own in shown] == [turns[n % 4] for n in range(12)]
+    samples = samples_of(
+        in_fragments, order="fragments", held_out_scenes=1, exclude_target=False
+    )
+    shown = fragments_shown(in_fragments, samples, 15)
+    turns = [*turns, ("c", 2)]  # which is one frame, that nobody else votes on
+    assert [own[:2] for own in shown] == [turns[n % 5] for n in range(15)]
     # Which of its frames is up to chance.
     assert len({own[2] for own in shown if own[:2] == ("a", 1)}) > 1
     moved = pickle.loads(pickle.dumps(samples))  # noqa: S301 (our own)

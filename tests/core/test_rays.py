@@ -69,7 +69,9 @@ def test_weights_are_those_of_the_equations(seed):
     distance = np.sort(rng.uniform(0, 3, (4, 40)))
     # A walk of the distance that crosses zero often, or not at all.
     sdf = rng.uniform(-0.2, 0.6, (4, 1)) + rng.normal(0, 0.06, (4, 40)).cumsum(1)
-    weights, hit = sdf_weights(torch.from_numpy(sdf), torch.from_numpy(distance), 0.07)
+    weights, hit = sdf_weights(
+        torch.from_numpy(sdf), torch.from_numpy(distance), 0.07, 0.07
+    )
     for ray in range(4):
         expected, meets = by_the_equations(sdf[ray], distance[ray], 0.07)
         np.testing.assert_allclose(weights[ray], expected, rtol=1e-12, atol=1e-15)
@@ -79,14 +81,14 @@ def test_weights_are_those_of_the_equations(seed):
 def test_what_is_infinite_or_unknown_does_not_count():
     inf, nan = math.inf, math.nan
     sdf = torch.tensor([[inf, 0.1, nan, 0.02, -0.02, -inf, nan]])
-    weights, hit = sdf_weights(sdf, torch.linspace(0, 0.6, 7)[None], 1.0)
+    weights, hit = sdf_weights(sdf, torch.linspace(0, 0.6, 7)[None], 1.0, 1.0)
     assert hit.all()
     assert (weights > 0).tolist() == [[False, True, False, True, True, False, False]]
 
 
 def test_a_jump_over_unknown_space_is_no_surface():
     sdf = torch.tensor([[0.1, math.nan, -0.1], [math.inf, math.nan, -0.1]])
-    weights, hit = sdf_weights(sdf, torch.tensor([[0.0, 1, 2]] * 2), 0.1)
+    weights, hit = sdf_weights(sdf, torch.tensor([[0.0, 1, 2]] * 2), 0.1, 0.1)
     assert not hit.any()
     assert not weights.any()
 

@@ -61,11 +61,13 @@ def test_with_a_recipe_goes_what_is_made_of_it():
             "other": {"prior": "p", "geometry": "heir"},
         },
         "headline": ["looks", "plain"],
+        "headline_geometries": ["dropped", "kept", "heir"],
         "tables": {"t": {"again": "x", "plain": "y"}, "u": {"plain": None}},
     }
     resolve_all(config)
     assert list(config["fields"]) == ["plain"]
     assert config["headline"] == ["plain"]
+    assert config["headline_geometries"] == ["kept"]
     assert config["tables"] == {"t": {"plain": "y"}, "u": {}}
 
 

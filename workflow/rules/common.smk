@@ -60,6 +60,8 @@ PRIORS = [
     for name in config["priors"]
     if any(recipe["prior"] == name for recipe in config["fields"].values())
 ]
+# Others are made when a field that names them is.
+GEOMETRIES = config["headline_geometries"]
 HEADLINE = config["headline"]
 # Scenes whose meshes are made: those that are judged, if there are any.
 SHOWN = SPLITS["val"] or SPLITS["test"]
@@ -77,6 +79,8 @@ def check_name(place, name, section):
 
 for name in HEADLINE:
     check_name("headline", name, "fields")
+for name in GEOMETRIES:
+    check_name("headline_geometries", name, "geometries")
 for name, recipe in config["fields"].items():
     for part, section in FIELD_PARTS.items():
         if recipe.get(part):
@@ -104,19 +108,6 @@ for name, recipe in config["methods"].items():
         )
 METHODS = list(config["methods"])
 
-
-def geometries_of(fields):
-    """Return the geometries that fields name."""
-    parts = [part for part, section in FIELD_PARTS.items() if section == "geometries"]
-    return {config["fields"][name].get(part) for name in fields for part in parts}
-
-
-# Others, which only fields outside the headline name, are made when those are asked for.
-GEOMETRIES = [
-    name
-    for name in config["geometries"]
-    if name in geometries_of(HEADLINE) or name not in geometries_of(config["fields"])
-]
 # Fields that can be asked what a camera sees.
 RENDERING_FIELDS = [n for n, own in config["fields"].items() if "features" in own]
 # Tables of novel views, whose rows may be methods as well; two are of fields alone,
