@@ -286,6 +286,7 @@ def test_a_damaged_scan_fails_alone_and_is_named(changed):
         ("      queries: 20\n", "      queries: 30\n", "30"),
         ("      image_width: 128\n", "      image_width: 130\n", "130"),
         ("headline: [oracle,", "headline: [orcale,", "orcale"),
+        ("plane-sweep, neucon]", "plane-sweep, neucno]", "neucno"),
         ("  table2: {gnesf: Ours", "  table2: {gnsef: Ours", "gnsef"),
         ("  table2: {", "  table5: {", "table5"),
     ],
