@@ -328,6 +328,15 @@ def test_a_crashed_training_ends_as_if_nothing_had_been(tmp_path, undisturbed, s
     assert trained(tmp_path) == undisturbed
 
 
+@pytest.fixture
+def listens_to_ctrl_c():
+    """What is started in the background is deaf to it, and so are its tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listens_to_ctrl_c")
 def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path, task=Regression(Points(30, "SIGINT SIGINT")))

@@ -392,6 +392,11 @@ def test_the_overlay_for_scannet_plans_everything(tree):
     assert jobs["cache_prior"] == 3  # two of the validation scene: no noisy labels
     assert jobs["train_sdf"] == jobs["train_semantics"] == 1
     assert jobs["fuse_features"] == 4  # three of the validation scene
+    # The released form stands on a volume of its own, from training to voting.
+    released = "results/scannet/fields/gnesf-released/scene0001_00.ply"
+    jobs = tree.planned(released, "--configfile", "config/scannet.yaml", "few.yaml")
+    assert jobs["train_sdf"] == jobs["train_semantics"] == jobs["extract_mesh"] == 1
+    assert jobs["fuse_features"] == 2  # of the training scene, and of this one
 
 
 @pytest.mark.slow
