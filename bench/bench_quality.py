@@ -92,7 +92,10 @@ def by_segmenter(
         rows[table] = {}
         for name, label in config["tables"][table].items():
             if name not in fields:
-                raise SystemExit(f"{table}: {name} is no field; repeat methods alone")
+                raise SystemExit(
+                    f"{table}: expected rows that are fields, found {name!r}; remedy: "
+                    "repeat this table --of fields"
+                )
             recipe = fields[name]
             rows[table][name] = label
             learned = {
@@ -110,7 +113,7 @@ def by_segmenter(
                 if not change:
                     continue
                 if "vote" in recipe["settings"]:
-                    change["trained_as"] = ""
+                    change["trained_as"] = ""  # the vote learns from this segmenter
                 new["fields"][f"{name}-segmenter{seed}"] = {"extends": name} | change
                 rows[table][f"{name}-segmenter{seed}"] = label
     return new | {"tables": rows}

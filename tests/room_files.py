@@ -17,8 +17,7 @@ ENCODER = NeuconConfig(
     image_width=48, image_height=36, encoder_width=0.5, encoder_weights="",
     channels=4, voxel_size_m=0.1, truncation_m=0.3, volume_x=24, volume_y=24,
     volume_z=16, volume_bottom_m=-0.5, view_range_m=3.0, statistics="mean-variance",
-    fusion="gru",
-    occupancy_threshold=0.5, positive_weight=1.5, coarser_weight=0.8,
+    fusion="gru", occupancy_threshold=0.5, positive_weight=1.5, coarser_weight=0.8,
     sparse_engine="gather",
 )  # fmt: skip
 FIELD = GnesfConfig(

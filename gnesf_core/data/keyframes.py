@@ -83,18 +83,6 @@ def _fragments(keys: int, views: int) -> Int64[np.ndarray, "fragments views"]:
     return starts[:, None] + np.arange(views, dtype=np.int64)
 
 
-def voting_groups(frames: Frames) -> list[list[int]]:
-    """Return each fragment's key frames without those of earlier fragments.
-
-    The last fragment may overlap the one before it, but nobody votes twice.
-    """
-    groups: list[list[int]] = []
-    for fragment in fragments_of(frames):
-        before = {view for group in groups for view in group}
-        groups.append([view for view in fragment if view not in before])
-    return [group for group in groups if group]
-
-
 def fragments_of(frames: Frames) -> list[list[int]]:
     """Return the positions of each fragment's key frames, without padding."""
     rows = frames.fragments

@@ -69,7 +69,6 @@ def search(
     length = (first[:, -1:] - first[:, :1]).square()
     # For so wide a beta the bound holds to begin with, whatever is met (VolSDF).
     wide = (length / (4 * (count - 1) * math.log1p(EPSILON))).sqrt()
-    bounds = opacity_error_bounds(places, distances, wide)
     unknown = opacity_error_bounds(places, distances, beta).amax(1) > EPSILON
     for _ in range(_ROUNDS):
         still = unknown.nonzero()[:, 0]
@@ -77,8 +76,8 @@ def search(
             break
         rows, wide = rows[still], wide[still]
         places, distances = places[still], distances[still]
+        bounds = opacity_error_bounds(places, distances, wide).clamp(max=_MOST_BOUND)
         within = offsets((len(rows), count), False, device)
-        bounds = bounds[still].clamp(max=_MOST_BOUND)
         added = by_weight(bounds + 1e-5, places, within)
         places, order = torch.cat([places, added], 1).sort(1)
         distances = torch.cat([distances, distances_at(rows, added)], 1)
@@ -86,7 +85,6 @@ def search(
         drawn[rows] = draw(places, distances)
         unknown = opacity_error_bounds(places, distances, beta).amax(1) > EPSILON
         wide = _narrowed(places, distances, beta, wide)
-        bounds = opacity_error_bounds(places, distances, wide)
     return drawn
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from gnesf_core.config import GnesfConfig, NeuconConfig
-from gnesf_core.data.keyframes import voting_groups
 from gnesf_core.data.publish import sha256_of
 from gnesf_core.data.store import Frames
 from gnesf_core.errors import BadInput
@@ -19,7 +18,7 @@ from gnesf_core.fields.interface import UNSEEN_COLOR, Field, PointLabels, SceneI
 from gnesf_core.fields.network import UNLEARNED, Evidence, GnesfNetwork, Labels, Scene
 from gnesf_core.geometry.distance_field import distance_field
 from gnesf_core.labels import IGNORE
-from gnesf_core.rendering.choice import frames_of_kind
+from gnesf_core.rendering.choice import frames_of_kind, voting_groups
 from gnesf_core.rendering.sources import read_sources
 from gnesf_core.shapes import Float, Float32, Int64
 from gnesf_core.training.loop import moved

@@ -242,7 +242,7 @@ class GnesfNetwork(nn.Module):
 
         def weights(scores: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
             own, _ = vote_weights(scores, ballots.pair, len(ballots.point))
-            return own if group is None else own * ballots.share[ballots.pair]
+            return own * ballots.share[ballots.pair]
 
         if s.vote in UNLEARNED:
             equal = weights(color.new_zeros(len(color)))
@@ -250,7 +250,6 @@ class GnesfNetwork(nn.Module):
         is_direct = s.vote == "direct"
         voter = self.vote.vote if is_direct else self.vote
         fused = is_fused(voter, maps)
-        encoding = sample_encoding(scene.encoding, points_world)
         sights = Sights(
             ballots.pair,
             # Autocast would round means and sums over views.
@@ -259,7 +258,7 @@ class GnesfNetwork(nn.Module):
             said.softmax(1) if s.payload == "logits" else said,
             displacement.float(),
             pairs.depth_m,
-            encoding if group is None else encoding[ballots.point],
+            sample_encoding(scene.encoding, points_world)[ballots.point],
             _most_in_a_ballot(sources, most_views),
         )
         if fused:
@@ -271,10 +270,10 @@ class GnesfNetwork(nn.Module):
         else:
             both = in_parts(voter, sights)
         semantic, of_color = (weights(values.float()) for values in both)
-        predicted = self.vote(sights).float() if is_direct else None
-        if is_direct and group is not None:
-            shares = ballots.share, predicted, ballots.point
-            predicted = added_up(*shares, len(points_world))
+        predicted = None
+        if is_direct:
+            told = self.vote(sights).float()
+            predicted = added_up(ballots.share, told, ballots.point, len(points_world))
         return Votes(pairs, said, color, semantic, of_color, predicted)
 
     def render(self, evidence: Evidence, rays: Rays) -> Rendered:

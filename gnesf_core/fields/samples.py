@@ -12,12 +12,11 @@ from gnesf_core.config import (
     RayDataConfig,
     TrainingConfig,
 )
-from gnesf_core.data.keyframes import voting_groups
 from gnesf_core.data.store import Frames, PriorMaps, VolumeFile
 from gnesf_core.fields.encoding import check_channels, encoding_of
 from gnesf_core.fields.network import Scene
 from gnesf_core.geometry.distance_field import distance_field
-from gnesf_core.rendering.choice import nearest_useful
+from gnesf_core.rendering.choice import nearest_useful, voting_groups
 from gnesf_core.rendering.frame_samples import FrameSamples, Truth
 from gnesf_core.rendering.rays import Rays, rays_through
 from gnesf_core.rendering.sources import Sources, read_sources

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gnesf_core.data.keyframes import fragments_of
 from gnesf_core.data.store import Frames
 from gnesf_core.geometry import camera
 from gnesf_core.shapes import Bool, Float64, Int64
@@ -17,6 +18,18 @@ def frames_of_kind(frames: Frames, kind: str) -> Int64[np.ndarray, " chosen"]:
     everything = np.ones(len(frames), bool)
     chosen = {"keys": frames.is_key, "views": frames.is_view, "kept": everything}
     return np.flatnonzero(chosen[kind])
+
+
+def voting_groups(frames: Frames) -> list[list[int]]:
+    """Return each fragment's key frames without those of earlier fragments.
+
+    The last fragment may overlap the one before it, but nobody votes twice.
+    """
+    groups: list[list[int]] = []
+    for fragment in fragments_of(frames):
+        before = {view for group in groups for view in group}
+        groups.append([view for view in fragment if view not in before])
+    return [group for group in groups if group]
 
 
 def nearest_useful(

@@ -184,9 +184,6 @@ def test_what_is_further_behind_the_first_surface_than_the_reach_does_not_count(
         behind = samples.distance_m - (2.0 - 0.14)
         counted = samples.weights > 0
         assert float(behind[counted].max()) == pytest.approx(reach_m, abs=0.016)
-    # A few truncations further there is nothing that could count.
-    near, far = (sampled(field, reach_m=r).distance_m for r in (0.1, 0.12))
-    assert near.shape == far.shape
 
 
 @pytest.mark.parametrize("near_x", [0.9, 2.03, 3.5])

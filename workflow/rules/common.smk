@@ -107,7 +107,6 @@ for name, recipe in config["methods"].items():
             "asked for views; remedy: rename one of them"
         )
 METHODS = list(config["methods"])
-
 # Fields that can be asked what a camera sees.
 RENDERING_FIELDS = [n for n, own in config["fields"].items() if "features" in own]
 # Tables of novel views, whose rows may be methods as well; two are of fields alone,
